@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The supervisor's line to a child: msgpack arrays over a SOCK_SEQPACKET pair, with file descriptors.
+
+Each message is ``[verb, argument …]``; a packet is a message, so a half message cannot be.
+The verbs::
+
+    supervisor → netstack   config {…} · tun (+ fd) · gone IDENTITY · drain
+    netstack → supervisor   ready · worker IDENTITY KIND · drained · log LEVEL EVENT {…} · stats {…}
+    supervisor → worker     config {…}
+    worker → supervisor     ready · failed PROBLEM CURE · log LEVEL EVENT {…}
+
+End of file in either direction means that the other process is gone, and ends this one.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+from typing import Any
+
+import msgpack
+
+MAX_MESSAGE = 65536
+MAX_FDS = 4
+
+
+class Control:
+    """One end of the line.  Non-blocking unless `wait` is asked for."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    @classmethod
+    def pair(cls) -> tuple[Control, socket.socket]:
+        """Our end, and the raw socket whose descriptor the child inherits."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours), theirs
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Control:
+        return cls(socket.socket(fileno=fd))
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def send(self, *message: Any, fds: tuple[int, ...] = ()) -> None:
+        """Send one message; a peer that is gone is found out by its end of file, not here."""
+        data = msgpack.packb(message)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+
+    def receive(self, wait: bool = False) -> tuple[list[Any], list[int]] | None:
+        """The next message and its descriptors; an empty message ``[]`` at end of file.
+
+        None when `wait` is false and nothing is there.
+        """
+        fds = array.array("i")
+        room = socket.CMSG_SPACE(MAX_FDS * fds.itemsize)
+        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(MAX_MESSAGE, room, flags)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            return [], []
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        if not data:
+            for fd in fds:
+                os.close(fd)
+            return [], []
+        return list(msgpack.unpackb(data, strict_map_key=False)), list(fds)

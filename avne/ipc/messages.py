@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The vocabulary between the netstack and the upstream workers: one table.
+
+A message is one ZeroMQ frame, a msgpack array ``[type, flow, field …]``, followed for
+DATA by a second frame with the payload bytes, which are never packed.  `TABLE` is the
+whole contract: who may send a type, the fields with their bounds, and whether a payload
+follows.  `decode` checks a frame against it and raises `Malformed`; a peer that sends
+such a frame is cut off.
+
+``flow`` is a number the netstack chose and never uses again (0 where a message is about
+the worker, a query's own number for RESOLVE), so a message that crossed a RESET on the
+wire names a flow that is gone, and is dropped without harm.
+
+Life of a flow::
+
+    netstack                       worker
+    OPEN flow host port credit ->            credit: bytes the worker may send down
+                               <-  OPENED flow credit     bytes the netstack may send up
+                               <-  REFUSED flow code detail     instead; the flow is gone
+    DATA, CREDIT               <->  DATA, CREDIT
+    SHUT                       <->  SHUT     no more bytes this way; gone once both are sent
+    RESET                      <->  RESET    gone at once
+
+A sender never sends more DATA bytes than it was granted; CREDIT returns what was consumed.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum, IntFlag
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from avne.errors import Malformed
+from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_HOST
+
+WIRE_VERSION: Final = 1
+
+HELLO: Final = 1
+READY: Final = 2
+DRAIN: Final = 3
+OPEN: Final = 4
+OPENED: Final = 5
+REFUSED: Final = 6
+DATA: Final = 7
+CREDIT: Final = 8
+SHUT: Final = 9
+RESET: Final = 10
+RESOLVE: Final = 11
+RESOLVED: Final = 12
+PING: Final = 13
+PONG: Final = 14
+STATS: Final = 15
+
+
+class Capability(IntFlag):
+    """What an upstream can do beyond opening a connection."""
+
+    RESOLVE = 1  # names to addresses and back, without a connection
+    HALF_CLOSE = 2  # one direction may end before the other
+
+
+class Code(IntEnum):
+    """Why an upstream refused: the SOCKS reply (RFC 1928 §6), Tor's extended errors, or ours.
+
+    Any number of the SOCKS range (0–255) is carried as it came, known or not.
+    """
+
+    SUCCEEDED = 0x00
+    GENERAL_FAILURE = 0x01
+    NOT_ALLOWED = 0x02
+    NETWORK_UNREACHABLE = 0x03
+    HOST_UNREACHABLE = 0x04
+    CONNECTION_REFUSED = 0x05
+    TTL_EXPIRED = 0x06
+    COMMAND_NOT_SUPPORTED = 0x07
+    ADDRESS_TYPE_NOT_SUPPORTED = 0x08
+    ONION_DESCRIPTOR_NOT_FOUND = 0xF0
+    ONION_DESCRIPTOR_INVALID = 0xF1
+    ONION_INTRODUCTION_FAILED = 0xF2
+    ONION_RENDEZVOUS_FAILED = 0xF3
+    ONION_CLIENT_AUTH_MISSING = 0xF4
+    ONION_CLIENT_AUTH_WRONG = 0xF5
+    ONION_BAD_ADDRESS = 0xF6
+    ONION_INTRODUCTION_TIMED_OUT = 0xF7
+    UPSTREAM_DOWN = 0x100  # the proxy cannot be reached, or died
+    UPSTREAM_TIMEOUT = 0x101  # the proxy did not answer in time
+    UPSTREAM_AUTH = 0x102  # the proxy refused our user name and password
+    UPSTREAM_PROTOCOL = 0x103  # the proxy does not speak its protocol
+    BAD_NAME = 0x104  # no proxy request can carry this name
+
+
+class ResolveKind(IntEnum):
+    """The question of a RESOLVE."""
+
+    ADDRESS = 0  # a name → its addresses
+    NAME = 1  # an address → its name
+
+
+class Sender(Enum):
+    NETSTACK = 1
+    WORKER = 2
+    BOTH = 3
+
+
+class Field(NamedTuple):
+    """One field of a header: its name, and the bound of its value."""
+
+    name: str
+    kind: type
+    limit: int  # largest number, or most characters, or most items (each ≤ MAX_HOST characters)
+
+
+class Row(NamedTuple):
+    name: str
+    sender: Sender
+    fields: tuple[Field, ...]
+    payload: bool = False
+
+
+_U63 = (1 << 63) - 1
+
+
+def _int(name: str, limit: int) -> Field:
+    return Field(name, int, limit)
+
+
+TABLE: Final[dict[int, Row]] = {
+    HELLO: Row(
+        "HELLO",
+        Sender.WORKER,
+        (_int("version", 1 << 16), Field("kind", str, 32), _int("capabilities", 255)),
+    ),
+    READY: Row("READY", Sender.NETSTACK, ()),
+    DRAIN: Row("DRAIN", Sender.NETSTACK, ()),
+    OPEN: Row(
+        "OPEN",
+        Sender.NETSTACK,
+        (Field("host", str, MAX_HOST), _int("port", 65535), _int("credit", CREDIT_MAX)),
+    ),
+    OPENED: Row("OPENED", Sender.WORKER, (_int("credit", CREDIT_MAX),)),
+    REFUSED: Row("REFUSED", Sender.WORKER, (_int("code", 0xFFFF), Field("detail", str, 200))),
+    DATA: Row("DATA", Sender.BOTH, (), payload=True),
+    CREDIT: Row("CREDIT", Sender.BOTH, (_int("bytes", CREDIT_MAX),)),
+    SHUT: Row("SHUT", Sender.BOTH, ()),
+    RESET: Row("RESET", Sender.BOTH, (_int("code", 0xFFFF),)),
+    RESOLVE: Row("RESOLVE", Sender.NETSTACK, (_int("kind", 1), Field("what", str, MAX_HOST))),
+    RESOLVED: Row(
+        "RESOLVED",
+        Sender.WORKER,
+        (_int("code", 0xFFFF), Field("answers", list, 16), _int("ttl", 1 << 31)),
+    ),
+    PING: Row("PING", Sender.BOTH, (_int("nonce", _U63),)),
+    PONG: Row("PONG", Sender.BOTH, (_int("nonce", _U63),)),
+    STATS: Row(
+        "STATS",
+        Sender.WORKER,
+        (_int("flows", 1 << 32), _int("bytes_up", _U63), _int("bytes_down", _U63)),
+    ),
+}
+
+
+def encode(kind: int, flow: int, *fields: Any) -> bytes:
+    """A header for the wire; `fields` in the order of the table."""
+    packed: bytes = msgpack.packb((kind, flow, *fields))
+    return packed
+
+
+def decode(header: bytes, sender: Sender) -> list[Any]:
+    """``[type, flow, field …]`` of a header that `sender` sent, checked against the table.
+
+    Raises `Malformed` for anything that the table does not allow.
+    """
+    if len(header) > MAX_HEADER:
+        raise Malformed("wire-header-size")
+    try:
+        message = msgpack.unpackb(
+            header, max_array_len=20, max_map_len=0, max_ext_len=0, max_bin_len=0,
+            max_str_len=MAX_HEADER,
+        )  # fmt: skip
+    except Exception as error:  # msgpack raises a mix of types, none of them ours
+        raise Malformed("wire-header-syntax") from error
+    if type(message) is not list or len(message) < 2:
+        raise Malformed("wire-header-shape")
+    kind, flow = message[0], message[1]
+    if type(kind) is not int or type(flow) is not int or not 0 <= flow <= _U63:
+        raise Malformed("wire-header-shape")
+    row = TABLE.get(kind)
+    if row is None:
+        raise Malformed("wire-type")
+    if row.sender is not Sender.BOTH and row.sender is not sender:
+        raise Malformed("wire-direction")
+    if len(message) != 2 + len(row.fields):
+        raise Malformed("wire-fields")
+    for field, value in zip(row.fields, message[2:], strict=True):
+        _check(field, value)
+    return message
+
+
+def _check(field: Field, value: object) -> None:
+    if type(value) is not field.kind:
+        raise Malformed(f"wire-field-{field.name}")
+    if isinstance(value, int):
+        good = 0 <= value <= field.limit
+    elif isinstance(value, str):
+        good = len(value) <= field.limit
+    else:
+        assert isinstance(value, list)
+        good = len(value) <= field.limit and all(
+            type(item) is str and len(item) <= MAX_HOST for item in value
+        )
+    if not good:
+        raise Malformed(f"wire-field-{field.name}")

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every bound of the system in one place, with the reason for its size.
+
+Sizes are bytes and times seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+# The tun (compiled into helper.c as well; a test compares them).
+TUN_MTU = 65520  # 64 KiB packets in both directions; a multiple of 16, as slirp4netns uses
+TUN_QUEUE = 8192  # packets; the kernel's default of 500 overflows at 64 upload streams
+
+# Flows.
+MAX_FLOWS = 16384  # about a default net.ipv4.ip_local_port_range of one program
+MAX_HALF_OPEN = 4096  # SYNs that wait for their upstream; further SYNs are dropped (RFC 4987)
+
+# Credit: the bytes that one side of the wire may send and the other must be able to hold.
+# The receive window a guest sees is the credit its flow has left.
+CREDIT_MAX = 1 << 20  # per flow and direction, while few flows are open
+CREDIT_MIN = 16 << 10  # per flow and direction, however many are open
+CREDIT_TOTAL = 64 << 20  # what all flows of a direction share before CREDIT_MIN bites
+
+# The wire between processes.
+MAX_HEADER = 2048  # an encoded message header
+MAX_PAYLOAD = 256 << 10  # bytes of one DATA message: smaller ones cost more per byte
+MAX_HOST = 255  # characters of a name or address in OPEN and RESOLVE (RFC 1035 §2.3.4)
+
+# DNS.
+DNS_MAX_UDP = 4096  # larger queries are not parsed: a 60 kB one costs 30 ms
+DNS_MAX_PENDING = 1024  # distinct questions in flight; more are answered SERVFAIL
+DNS_CACHE_ENTRIES = 4096
+DNS_NAMES = 100_000  # mapped names
+
+# Log.
+LOG_BYTES = 1 << 20  # one session's log; the older half goes first
+LOG_FILES = 20  # sessions whose logs are kept

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The contract between the supervisor and the helper: fixed binary messages over a
+ * SOCK_SEQPACKET socket that is the helper's descriptor 3.  One packet is one message.
+ * All numbers are of the machine's own byte order; both ends are on one machine.
+ *
+ *   supervisor                 helper
+ *   REQUEST                ->             layout and flags; nothing has been done yet
+ *                          <-  TUN        + the tun's descriptor; sealed, privileges gone
+ *   GO + a memfd           ->             argv, environment and signal state of the program
+ *                          <-  STARTED    the program has been exec'd
+ *   SIGNAL number          ->             to the program
+ *                          <-  EXITED     its wait(2) status; the environment is still up
+ *   END                    ->             take the environment down
+ *                          <-  FAILED     instead, at any time: (stage, errno)
+ *
+ * End of file means that the other end is gone: the helper ends the environment.
+ *
+ * AVNE_LAYOUT, given to the compiler, is the first 8 bytes of the SHA-256 of this file:
+ * a helper of another version is told apart before anything is done.
+ */
+#ifndef AVNE_REQUEST_H
+#define AVNE_REQUEST_H
+
+#include <stdint.h>
+
+enum { AVNE_MAGIC = 0x656e7661 };         /* "avne", little-endian */
+
+enum avne_type {
+    AVNE_REQUEST = 1,
+    AVNE_TUN,
+    AVNE_GO,
+    AVNE_STARTED,
+    AVNE_SIGNAL,
+    AVNE_EXITED,
+    AVNE_END,
+    AVNE_FAILED
+};
+
+/* Every message. Unused fields are zero. */
+struct avne_message {
+    uint32_t magic;
+    uint32_t type;
+    uint64_t layout;                      /* AVNE_LAYOUT of the sender */
+    uint32_t stage;                       /* FAILED: enum avne_stage */
+    int32_t value;                        /* FAILED: errno; EXITED: wait status; SIGNAL: number */
+    uint64_t ignored;                     /* GO: signals the program starts with ignored, bit n-1 */
+    uint64_t blocked;                     /* GO: signals it starts with blocked */
+    uint32_t argc;                        /* GO: strings in the memfd, each NUL-terminated: */
+    uint32_t envc;                        /*     argc arguments, then envc NAME=VALUE */
+};
+
+/* What can fail. The order is that of the work; avne/privileged/launch.py has the same list. */
+enum avne_stage {
+    AVNE_STAGE_REQUEST,                   /* not a request, or of another version */
+    AVNE_STAGE_IDENTITY,                  /* called with privileges we do not know */
+    AVNE_STAGE_USER_NAMESPACE,
+    AVNE_STAGE_ID_MAP,
+    AVNE_STAGE_NAMESPACES,
+    AVNE_STAGE_FORK,
+    AVNE_STAGE_MOUNT_PRIVATE,
+    AVNE_STAGE_TUN_OPEN,
+    AVNE_STAGE_TUN_CONFIGURE,
+    AVNE_STAGE_ADDRESSES,
+    AVNE_STAGE_ROUTES,
+    AVNE_STAGE_MOUNT_PROC,
+    AVNE_STAGE_MOUNT_SYS,
+    AVNE_STAGE_MOUNT_RUN,
+    AVNE_STAGE_MOUNT_ETC,
+    AVNE_STAGE_HOSTNAME,
+    AVNE_STAGE_DROP,
+    AVNE_STAGE_SEAL,
+    AVNE_STAGE_GO,
+    AVNE_STAGE_EXEC                       /* value: execve's errno */
+};
+
+#endif
