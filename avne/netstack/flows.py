@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A guest's connection and its flow at a worker, joined: the relay.
+
+    guest ── Connection ── Flow ── Lease ── worker
+
+The two speak nearly the same language, and the flow carries each word over:
+
+=================  ===========================================================
+from the guest     to the worker
+=================  ===========================================================
+SYN (parked)       OPEN
+data               DATA; the receive window is the credit that is left
+FIN                SHUT, after the data
+RST                RESET
+ACK of our data    CREDIT
+=================  ===========================================================
+
+=================  ===========================================================
+from the worker    to the guest
+=================  ===========================================================
+OPENED             SYN-ACK, with the granted credit as its window
+REFUSED            RST, ICMP or silence (verdict.py)
+DATA               data
+CREDIT             a larger window
+SHUT               FIN, after the data
+RESET, or death    RST
+=================  ===========================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avne.limits import MAX_PAYLOAD
+from avne.netstack.tcp.connection import Timer
+from avne.netstack.verdict import Verdict, verdict
+from avne.netstack.wire.icmp import Unreachable
+
+if TYPE_CHECKING:
+    from avne.netstack.stack import Stack
+    from avne.netstack.tcp.connection import Connection
+    from avne.netstack.upstreams import Lease
+
+# How long a SYN that must stay unanswered is remembered: Linux gives up after 127 s (6 retries).
+SILENCE_SECONDS = 135.0
+
+_ICMP = {
+    Verdict.NETWORK_UNREACHABLE: Unreachable.NETWORK,
+    Verdict.HOST_UNREACHABLE: Unreachable.HOST,
+    Verdict.PROHIBITED: Unreachable.PROHIBITED,
+}
+
+
+class Flow:
+    """The `App` of a connection and the `Session` of its lease."""
+
+    __slots__ = ("_parts", "_parts_bytes", "_shut", "connection", "lease", "mapped", "stack", "syn")
+
+    def __init__(self, stack: Stack, syn: bytes, mapped: bytes | None) -> None:
+        self.stack = stack
+        self.syn: bytes | None = syn  # the frame, for an ICMP error to quote
+        self.mapped = mapped  # the mapped address, which stays taken as long as we live
+        self.connection: Connection
+        self.lease: Lease | None = None
+        self._parts: list[memoryview] = []  # data of this turn
+        self._parts_bytes = 0
+        self._shut = False  # the guest's FIN has come, SHUT has not been sent
+
+    # ---- what the guest's connection says -----------------------------------------
+
+    def established(self, now: float) -> None:
+        pass  # OPENED came before
+
+    def received(self, payload: memoryview, now: float) -> None:
+        if not self._parts:
+            self.stack.wake_flow(self)
+        self._parts.append(payload)
+        self._parts_bytes += len(payload)
+        if self._parts_bytes >= MAX_PAYLOAD:
+            self.flush()
+
+    def received_fin(self, now: float) -> None:
+        self._shut = True
+        self.stack.wake_flow(self)
+
+    def acked(self, count: int, now: float) -> None:
+        if self.lease is not None:
+            self.lease.consumed(count)
+
+    def closed(self, reset: bool, now: float) -> None:
+        if self.lease is not None:
+            if reset:
+                self.lease.reset()
+            else:
+                self.flush()
+            self.lease = None
+        self._unpark()
+        self.stack.forget(self)
+
+    def _unpark(self) -> None:
+        """The SYN has its answer: it no longer counts as half open."""
+        if self.syn is not None:
+            self.syn = None
+            self.stack.half_open -= 1
+
+    def flush(self) -> None:
+        """Hand this turn's data to the worker, in messages of at most MAX_PAYLOAD bytes."""
+        lease = self.lease
+        if lease is None:
+            return
+        if self._parts:
+            whole = self._parts[0] if len(self._parts) == 1 else memoryview(b"".join(self._parts))
+            for at in range(0, len(whole), MAX_PAYLOAD):
+                lease.send(whole[at : at + MAX_PAYLOAD])
+            self._parts = []
+            self._parts_bytes = 0
+        if self._shut:
+            self._shut = False
+            lease.shut()
+
+    # ---- what the worker says ------------------------------------------------------
+
+    def opened(self, credit: int, now: float) -> None:
+        self._unpark()
+        self.connection.accept(credit)
+
+    def refused(self, kind: str, code: int, now: float) -> None:
+        what = verdict(kind, code)
+        self.stack.count(f"refused-{code:#04x}")
+        self.lease = None
+        self.answer(what, now)
+
+    def answer(self, what: Verdict, now: float) -> None:
+        """Answer the parked SYN with something other than a SYN-ACK."""
+        connection = self.connection
+        if what is Verdict.REFUSED:
+            connection.abort(now)
+        elif what is Verdict.SILENCE:
+            self._unpark()
+            connection.start_timer(Timer.TIME_WAIT, now + SILENCE_SECONDS)
+        else:
+            assert self.syn is not None
+            self.stack.send_unreachable(self.syn, _ICMP[what])
+            connection.close(True, now)
+
+    def data(self, payload: memoryview, now: float) -> None:
+        self.connection.write(payload)
+
+    def credit(self, count: int, now: float) -> None:
+        self.connection.grant(count)
+
+    def shut(self, now: float) -> None:
+        self.connection.shutdown()
+
+    def reset(self, code: int, now: float) -> None:
+        self.lease = None
+        self.stack.count(f"reset-{code:#04x}")
+        self.connection.abort(now)
+
+    # ---- the end of the environment ----------------------------------------------
+
+    @property
+    def owes(self) -> bool:
+        """Whether the guest may still have bytes for the upstream."""
+        return self.lease is not None and not self.connection.fin_received

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""DNS at the edge of the stack: port 53 of every address is ours, over UDP and over TCP.
+
+This file joins the resolver (dns/resolver.py), which knows questions and answers, to what
+carries them: the guest's datagrams and TCP streams on one side; RESOLVE messages and a stream
+to the configured DNS server, which is a flow like any other, on the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from avne.errors import Malformed
+from avne.ipc.messages import Code, ResolveKind
+from avne.limits import DNS_MAX_UDP
+from avne.netstack.dns import resolver as dns
+from avne.netstack.dns.framing import Framing, frame_reply
+from avne.netstack.wire import ip, udp
+
+if TYPE_CHECKING:
+    from avne.netstack.stack import Stack
+    from avne.netstack.tcp.connection import Connection
+    from avne.netstack.upstreams import Lease
+
+_WINDOW = 64 << 10  # of a guest's TCP stream to port 53
+
+
+class _Datagram(NamedTuple):
+    """Who asked over UDP, and whom."""
+
+    src: bytes
+    src_port: int
+    dst: bytes
+
+    def answer(self, stack: Stack, wire: bytes) -> None:
+        stack.packets.append((udp.build(self.dst, 53, self.src, self.src_port, wire),))
+
+
+class GuestStream:
+    """A guest's TCP connection to port 53 (the `App`)."""
+
+    def __init__(self, port53: Port53) -> None:
+        self._port53 = port53
+        self._framing = Framing()
+        self._open = True
+        self._connection: Connection
+
+    def start(self, connection: Connection) -> None:
+        self._connection = connection
+        connection.accept(_WINDOW)
+
+    def answer(self, stack: Stack, wire: bytes) -> None:
+        if self._open:
+            self._connection.write(memoryview(frame_reply(wire)))
+
+    def established(self, now: float) -> None:
+        pass
+
+    def received(self, payload: memoryview, now: float) -> None:
+        self._connection.grant(len(payload))
+        try:
+            for wire in self._framing.feed(bytes(payload)):
+                self._port53.ask(wire, self, False, now)
+        except Malformed as error:
+            self._port53.stack.count(f"malformed-{error.reason}")
+            self._connection.abort(now)
+
+    def received_fin(self, now: float) -> None:
+        # Answers still under way are not waited for: a resolver library closes when it has them.
+        self._open = False
+        self._connection.shutdown()
+
+    def acked(self, count: int, now: float) -> None:
+        pass
+
+    def closed(self, reset: bool, now: float) -> None:
+        self._open = False
+
+
+class ServerStream:
+    """The stream to the configured DNS server (the `Session` of a flow at a worker)."""
+
+    def __init__(self, port53: Port53, number: int) -> None:
+        self._port53 = port53
+        self._number = number
+        self._unsent: list[bytes] = []
+        self.lease: Lease | None = None
+
+    def send(self, data: bytes) -> None:
+        self._unsent.append(data)
+        self._push()
+
+    def close(self) -> None:
+        if self.lease is not None:
+            self.lease.reset()
+            self.lease = None
+
+    def _push(self) -> None:
+        data = b"".join(self._unsent)
+        if self.lease is not None and data:
+            count = min(len(data), self.lease.up_credit)
+            if count:
+                self.lease.send(data[:count])
+            self._unsent = [data[count:]]
+
+    def opened(self, credit: int, now: float) -> None:
+        self._port53.resolver.stream_opened(self._number, now)
+        self._push()
+
+    def refused(self, kind: str, code: int, now: float) -> None:
+        self._ended(code, now)
+
+    def data(self, payload: memoryview, now: float) -> None:
+        if self.lease is not None:
+            self.lease.consumed(len(payload))
+        self._port53.resolver.stream_data(self._number, bytes(payload), now)
+
+    def credit(self, count: int, now: float) -> None:
+        self._push()
+
+    def shut(self, now: float) -> None:
+        self.close()
+        self._ended(Code.SUCCEEDED, now)
+
+    def reset(self, code: int, now: float) -> None:
+        self._ended(code, now)
+
+    def _ended(self, code: int, now: float) -> None:
+        self.lease = None
+        self._port53.streams.pop(self._number, None)
+        self._port53.resolver.stream_closed(self._number, code, now)
+
+
+class Port53:
+    """All of DNS, for a stack."""
+
+    def __init__(self, stack: Stack, resolver: tuple[str, int] | None, token: Callable[[int], bytes]) -> None:
+        self.stack = stack
+        self.resolver = dns.Resolver(dns.Config(resolver=resolver), token)
+        self.names = self.resolver.names
+        self.streams: dict[int, ServerStream] = {}
+
+    def accept(self) -> GuestStream:
+        """The app of a new TCP connection to port 53."""
+        return GuestStream(self)
+
+    def datagram(self, datagram: ip.Datagram, packet: udp.UdpDatagram, now: float) -> None:
+        """A query over UDP.  Raises `Malformed`."""
+        if len(packet.data) > DNS_MAX_UDP:
+            raise Malformed("dns-size")
+        client = _Datagram(datagram.src, packet.src_port, datagram.dst)
+        self.ask(packet.data, client, True, now)
+
+    def ask(self, wire: bytes, client: _Datagram | GuestStream, over_udp: bool, now: float) -> None:
+        """A query.  Raises `Malformed`."""
+        self.stack.count("dns-query")
+        self.resolver.query(wire, client, over_udp, now)
+
+    def upstream_changed(self, now: float) -> None:
+        self.resolver.upstream_changed(self.stack.upstreams.capabilities)
+
+    def resolved(self, query: int, code: int, answers: list[str], ttl: int, now: float) -> None:
+        self.resolver.resolved(query, code, answers, ttl, now)
+
+    def poll_at(self) -> float | None:
+        return self.resolver.poll_at()
+
+    def handle_timer(self, now: float) -> None:
+        self.resolver.handle_timer(now)
+
+    def flush(self, now: float) -> None:
+        """Carry out what the resolver has decided."""
+        commands = self.resolver.commands
+        while commands:
+            self._carry_out(commands.popleft(), now)
+
+    def _carry_out(self, command: dns.Command, now: float) -> None:
+        match command:
+            case dns.Answer(client, wire):
+                assert isinstance(client, _Datagram | GuestStream)
+                client.answer(self.stack, wire)
+            case dns.Resolve(query, kind, what):
+                if not self.stack.upstreams.resolve(query, ResolveKind(kind), what):
+                    self.resolver.resolved(query, Code.UPSTREAM_DOWN, [], 0, now)
+            case dns.OpenStream(number, host, port):
+                self._open(number, host, port, now)
+            case dns.SendStream(number, data):
+                if number in self.streams:
+                    self.streams[number].send(data)
+            case dns.CloseStream(number):
+                stream = self.streams.pop(number, None)
+                if stream is not None:
+                    stream.close()
+            case dns.Log(level, event, fields):
+                self.stack.logs.append((level, event, fields))
+
+    def _open(self, number: int, host: str, port: int, now: float) -> None:
+        stream = ServerStream(self, number)
+        stream.lease = self.stack.upstreams.open(stream, host, port)
+        if stream.lease is None:
+            self.resolver.stream_closed(number, Code.UPSTREAM_DOWN, now)
+        else:
+            self.streams[number] = stream

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole network of an environment, without a socket: packets and messages in, the same out.
+
+Theory of operation
+    Every packet that a program inside sends comes to `receive`; nothing is routed.  TCP ends
+    here (tcp/), each connection joined to a flow at an upstream worker (flows.py, upstreams.py);
+    DNS is answered here (port53.py, dns/).  All else gets an honest ICMP error, or, where none may
+    be sent, is dropped; either way it is counted in `counters`, by what it was.
+
+    One turn of the caller's loop: `receive` for each packet, `handle` for each message of a
+    worker, `handle_timer`, then `flush`; then it sends `packets` and `upstreams.messages`.  `poll_at`
+    says when the next turn is due at the latest.  `now` is in seconds on one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import ipaddress
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from avne.errors import Malformed
+from avne.ipc import messages
+from avne.ipc.messages import Code, Sender
+from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
+from avne.netstack import addresses
+from avne.netstack.flows import Flow
+from avne.netstack.port53 import Port53
+from avne.netstack.tcp import arrives, isn, output, seq, state, timers
+from avne.netstack.tcp.connection import App, Connection, Packet
+from avne.netstack.upstreams import Upstreams
+from avne.netstack.verdict import Verdict
+from avne.netstack.wire import icmp, ip, tcp, udp
+from avne.netstack.wire.icmp import Unreachable
+
+DNS_PORT = 53
+CHALLENGES_PER_SECOND = 100  # RFC 5961 §7
+
+LogEvent = tuple[str, str, dict[str, Any]]  # level, event, fields
+
+
+class Stack:
+    """`token(n)` gives n random bytes; `resolver` is (host, port) of a DNS server, or None."""
+
+    def __init__(self, resolver: tuple[str, int] | None, token: Callable[[int], bytes]) -> None:
+        self.packets: deque[Packet] = deque()
+        self.logs: deque[LogEvent] = deque()
+        self.counters: Counter[str] = Counter()
+        self.upstreams = Upstreams()
+        self.connections: dict[bytes, Connection] = {}
+        self.half_open = 0
+        self.port53 = Port53(self, resolver, token)
+        self._secret = token(16)
+        self._dirty: dict[Connection, None] = {}
+        self._dirty_flows: dict[Flow, None] = {}
+        self._deadlines: list[tuple[float, int, Connection]] = []
+        self._serial = 0
+        self._challenges = 0
+        self._challenge_second = 0
+
+    # ---- packets -------------------------------------------------------------------
+
+    def receive(self, frame: bytes, now: float) -> None:
+        """One frame from the tun, its vnet header included.  Never raises for what a guest sends."""
+        try:
+            datagram = ip.parse(frame)
+            if datagram.protocol == ip.TCP:
+                self._tcp(frame, datagram, now)
+            else:
+                self._other(frame, datagram, now)
+        except Malformed as error:
+            self.count(f"malformed-{error.reason}")
+
+    def _tcp(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
+        segment = tcp.parse(frame, datagram)
+        key = datagram.src + datagram.dst + frame[datagram.payload : datagram.payload + 4]
+        connection = self.connections.get(key)
+        if connection is not None:
+            if segment.flags & tcp.SYN and self._replaces(connection, segment):
+                connection.close(True, now)
+            else:
+                arrives.segment(connection, segment, now)
+                return
+        if segment.flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN:
+            self._syn(frame, datagram, segment, key, now)
+        elif reset := arrives.answer_unknown(_template(frame, datagram), segment):
+            self.packets.append((reset,))
+
+    @staticmethod
+    def _replaces(connection: Connection, syn: tcp.Segment) -> bool:
+        """Whether the guest has given the old connection up and uses its port again.
+
+        RFC 9293 §3.10.7.4 (TIME-WAIT, MAY-2): a SYN beyond the old sequence space; and a parked
+        SYN's successor, for which nothing has been promised yet.
+        """
+        if connection.state is state.TIME_WAIT:
+            return seq.lt(connection.rcv_nxt, syn.seq)
+        return connection.state is state.PARKED and syn.seq != connection.irs
+
+    def _syn(self, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float) -> None:
+        """RFC 9293 §3.10.7.2: the stack listens on every address and port."""
+        if not self._from_guest(datagram):
+            return
+        if addresses.is_multicast(datagram.dst):
+            self.count("tcp-multicast")  # RFC 9293 §3.9.2.3: silently discarded (MUST-57)
+            return
+        if len(self.connections) >= MAX_FLOWS or self.half_open >= MAX_HALF_OPEN:
+            self.count("syn-dropped")
+            return
+        self.count("tcp-syn")
+        ports = tcp.ports(frame, datagram)
+        if ports.dst == DNS_PORT:
+            stream = self.port53.accept()
+            connection = self._connection(stream, frame, datagram, syn, key, now)
+            stream.start(connection)
+        else:
+            self._open_flow(frame, datagram, syn, key, now)
+
+    def _open_flow(
+        self, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float
+    ) -> None:
+        mapped = datagram.dst if addresses.is_mapped(datagram.dst) else None
+        flow = Flow(self, frame[: datagram.end], mapped)
+        self.half_open += 1
+        flow.connection = self._connection(flow, frame, datagram, syn, key, now)
+        if mapped is not None:
+            self.port53.names.hold(mapped)
+        if datagram.dst in addresses.GATEWAY:
+            flow.answer(Verdict.REFUSED, now)
+            return
+        host = _text(datagram.dst) if mapped is None else self.port53.names.name_of(mapped)
+        if host is None:
+            flow.answer(Verdict.HOST_UNREACHABLE, now)
+            return
+        flow.lease = self.upstreams.open(flow, host, tcp.ports(frame, datagram).dst)
+        if flow.lease is None:
+            # A new worker is on its way: drop the SYN; the guest repeats it within a second.
+            self.count("no-worker")
+            flow.connection.close(True, now)
+
+    def _connection(
+        self, app: App, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float
+    ) -> Connection:
+        iss = isn.initial(now, key, self._secret)
+        mss = TUN_MTU - tcp.HEADER - (ip.HEADER_V4 if len(datagram.src) == 4 else ip.HEADER_V6)
+        connection = Connection(self, app, key, _template(frame, datagram), iss, mss)
+        connection.open_passive(syn)
+        self.connections[key] = connection
+        return connection
+
+    def _other(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
+        """Everything that is not TCP: DNS is answered, the rest refused and counted."""
+        if not self._from_guest(datagram):
+            return
+        if addresses.is_multicast(datagram.dst):
+            self.count(f"multicast-{datagram.protocol}")
+        elif datagram.protocol == ip.UDP:
+            self._udp(frame, datagram, now)
+        elif icmp.is_error(frame, datagram):
+            self.count("icmp-error")
+        else:
+            kind = "icmp" if datagram.protocol in (ip.ICMP, ip.ICMPV6) else f"protocol-{datagram.protocol}"
+            self.count(kind)
+            self.send_unreachable(frame, Unreachable.PROHIBITED, datagram)
+
+    def _udp(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
+        packet = udp.parse(frame, datagram)
+        if packet.dst_port == DNS_PORT:
+            self.port53.datagram(datagram, packet, now)
+        else:
+            self.count(f"udp-{packet.dst_port}" if packet.dst_port in (123, 443) else "udp")
+            self.send_unreachable(frame, Unreachable.PORT, datagram)
+
+    def _from_guest(self, datagram: ip.Datagram) -> bool:
+        """Whether the source is the environment's own address; a forged one is dropped."""
+        if datagram.src in addresses.TUN:
+            return True
+        self.count("source-foreign")
+        return False
+
+    def send_unreachable(self, frame: bytes, why: Unreachable, datagram: ip.Datagram | None = None) -> None:
+        """An ICMP error about `frame`, from the gateway."""
+        datagram = datagram or ip.parse(frame)
+        gateway = addresses.gateway_for(datagram.src)
+        self.packets.append((icmp.unreachable(frame, datagram, why, gateway),))
+
+    # ---- messages --------------------------------------------------------------------
+
+    def handle(self, worker: bytes, header: bytes, payload: memoryview | None, now: float) -> None:
+        """One message from a worker.  Raises `Malformed`; the caller then cuts the worker off."""
+        message = messages.decode(header, Sender.WORKER)
+        kind = message[0]
+        if (payload is not None) != messages.TABLE[kind].payload:
+            raise Malformed("wire-payload")
+        if kind == messages.HELLO:
+            joined = self.upstreams.join(worker, message)
+            self.port53.upstream_changed(now)
+            self.logs.append(("info", "worker-joined", {"worker": worker.decode(), "kind": joined.kind}))
+            return
+        known = self.upstreams.workers.get(worker)
+        if known is None:
+            raise Malformed("wire-before-hello")
+        if kind == messages.RESOLVED:
+            if self.upstreams.resolved(known, message[1]):
+                _, query, code, answers, ttl = message
+                self.port53.resolved(query, code, answers, ttl, now)
+        elif kind == messages.PING:
+            self.upstreams.messages.append((worker, messages.encode(messages.PONG, 0, message[2]), None))
+        elif kind not in (messages.PONG, messages.STATS):
+            self.upstreams.receive(known, message, payload, now)
+
+    def worker_gone(self, worker: bytes, now: float) -> None:
+        """A worker has died, or was cut off: its flows get a RST, its queries an error."""
+        for query in self.upstreams.leave(worker, now):
+            self.port53.resolved(query, Code.UPSTREAM_DOWN, [], 0, now)
+        self.port53.upstream_changed(now)
+
+    # ---- time ------------------------------------------------------------------------
+
+    def poll_at(self) -> float | None:
+        """When `handle_timer` is due."""
+        dns = self.port53.poll_at()
+        if not self._deadlines:
+            return dns
+        first = self._deadlines[0][0]
+        return first if dns is None else min(first, dns)
+
+    def handle_timer(self, now: float) -> None:
+        """Everything whose time has come."""
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now:
+            connection = heapq.heappop(deadlines)[2]
+            connection.scheduled = float("inf")
+            if connection.deadline <= now:
+                timers.expire(connection, now)
+            if connection.state is not state.CLOSED and connection.deadline != float("inf"):
+                self.schedule(connection)  # it has been put off meanwhile
+        self.port53.handle_timer(now)
+
+    def flush(self, now: float) -> None:
+        """The end of a turn: data to the workers; data, windows and ACKs to the guest."""
+        while self._dirty_flows:
+            flow, _ = self._dirty_flows.popitem()
+            flow.flush()
+        self.port53.flush(now)
+        dirty = self._dirty
+        while dirty:
+            connection, _ = dirty.popitem()
+            output.flush(connection, now)
+
+    # ---- what connections and flows call ------------------------------------------------
+
+    def wake(self, connection: Connection) -> None:
+        self._dirty[connection] = None
+
+    def wake_flow(self, flow: Flow) -> None:
+        self._dirty_flows[flow] = None
+
+    def schedule(self, connection: Connection) -> None:
+        if connection.deadline < connection.scheduled:
+            connection.scheduled = connection.deadline
+            self._serial += 1
+            heapq.heappush(self._deadlines, (connection.deadline, self._serial, connection))
+
+    def challenge(self, now: float) -> bool:
+        second = int(now)
+        if second != self._challenge_second:
+            self._challenge_second, self._challenges = second, 0
+        self._challenges += 1
+        return self._challenges <= CHALLENGES_PER_SECOND
+
+    def forget(self, flow: Flow) -> None:
+        """A flow is over."""
+        if flow.mapped is not None:
+            self.port53.names.release(flow.mapped)
+            flow.mapped = None
+
+    def drop(self, connection: Connection) -> None:
+        if self.connections.get(connection.key) is connection:
+            del self.connections[connection.key]
+
+    def count(self, what: str) -> None:
+        self.counters[what] += 1
+
+    # ---- the end -----------------------------------------------------------------------
+
+    def owing(self) -> int:
+        """Connections whose guest may still have bytes for the upstream."""
+        return sum(1 for c in self.connections.values() if isinstance(c.app, Flow) and c.app.owes)
+
+
+def _template(frame: bytes, datagram: ip.Datagram) -> tcp.HeaderTemplate:
+    """Headers of the answers to `datagram`."""
+    ports = tcp.ports(frame, datagram)
+    return tcp.HeaderTemplate(datagram.dst, ports.dst, datagram.src, ports.src)
+
+
+def _text(address: bytes) -> str:
+    """The address as people and SOCKS servers write it (RFC 5952)."""
+    return str(ipaddress.ip_address(address))

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a connection sends: data, FIN, acknowledgements and retransmissions.
+
+There is no congestion control: the path is a single virtual hop whose only queue is the
+guest's receive buffer, which the window describes.  A segment is lost only where the guest
+drops it for want of memory; then the first one is sent again, and the rest follows the
+acknowledgements (RFC 6582's partial ACKs), skipping what SACK says has arrived.
+"""
+
+from __future__ import annotations
+
+from avne.netstack.tcp import seq, state
+from avne.netstack.tcp.connection import MAX_BURST, WINDOW_SCALE, Connection, Packet, Sent, Timer
+from avne.netstack.wire import tcp as wire
+from avne.netstack.wire.tcp import ACK, FIN, PSH, SYN
+
+DUPLICATE_ACKS = 3  # RFC 5681 §3.2
+# A window update is sent when the window has opened by this much: RFC 9293 §3.8.6.2.2 asks for
+# the lesser of half the buffer and one segment; our segments are 64 KiB.
+_WINDOW_STEP = 64 << 10
+
+
+def flush(c: Connection, now: float) -> None:
+    """Send what this turn has made possible; the connection's one output per turn of the loop."""
+    st = c.state
+    if st is state.SYN_RECEIVED:
+        if not c.syn_ack_sent:
+            _send_syn(c, SYN | ACK, now)
+        return
+    if st is state.SYN_SENT:
+        if not c.syn_ack_sent:
+            _send_syn(c, SYN, now)
+        return
+    if st is state.PARKED or st is state.CLOSED:
+        return
+    if c.unsent:
+        _send_data(c, now)
+    if c.fin_queued and not c.fin_sent and not c.unsent:
+        _send_fin(c, now)
+    if c.ack_now or _window_opened(c):
+        c.emit_ack()
+
+
+def _send_syn(c: Connection, flags: int, now: float) -> None:
+    """Our SYN or SYN-ACK; again when the guest repeats its own."""
+    first = c.snd_nxt == c.iss
+    c.syn_ack_sent = True
+    c.snd_nxt = seq.add(c.iss, 1)
+    offered = flags == SYN  # an active opener offers; a passive one answers what was offered
+    scale = WINDOW_SCALE if offered or c.rcv_wscale else None
+    options = wire.syn_options(c.mss_advertised, scale, offered or c.sack_ok)
+    if flags & ACK:
+        c.emit(flags, c.iss, options=options)
+    else:
+        window = min((c.rcv_edge - c.rcv_nxt) & seq.MASK, 0xFFFF)
+        c.link.packets.append((c.template.build(c.iss, 0, flags, window, 0, 0, options),))
+    if first:
+        c.inflight.append(Sent(c.iss, c.snd_nxt, (), True, now))
+    if c.timer != Timer.RETRANSMIT:
+        c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
+
+
+def _send_data(c: Connection, now: float) -> None:
+    """New data as far as the window goes, in super-segments."""
+    while c.unsent:
+        usable = c.snd_wnd - ((c.snd_nxt - c.snd_una) & seq.MASK)
+        length = min(c.unsent_bytes, usable, MAX_BURST // c.gso_size * c.gso_size)
+        if length <= 0:
+            break
+        # Sender's silly window avoidance (RFC 9293 §3.8.6.2.1, MUST-38): a full segment, or all
+        # there is, or half of the largest window seen.  Small writes are not held back (Nagle is
+        # the sending program's choice, and that one is behind the upstream).
+        if length < c.unsent_bytes:
+            if length >= c.gso_size:
+                length -= length % c.gso_size
+            elif length * 2 < c.max_snd_wnd:
+                break
+        send_segment(c, length, now)
+    if c.unsent and not c.inflight and c.timer != Timer.PERSIST:
+        c.start_timer(Timer.PERSIST, now + c.rto.value)  # §3.8.6.1 (MUST-35..37)
+
+
+def send_segment(c: Connection, length: int, now: float) -> None:
+    """The next `length` bytes, with the FIN if they are the last."""
+    payload = _take(c, length)
+    start = c.snd_nxt
+    end = c.snd_nxt = (start + length) & seq.MASK
+    last = not c.unsent
+    flags = ACK | PSH if last else ACK  # SHLD-28, MUST-60
+    fin = last and c.fin_queued
+    if fin:
+        flags |= FIN
+        end = c.snd_nxt = (end + 1) & seq.MASK
+        _enter_fin_sent(c)
+    c.emit(flags, start, payload, length)
+    c.inflight.append(Sent(start, end, payload, fin, now))
+    if c.timer != Timer.RETRANSMIT:
+        c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
+
+
+def _take(c: Connection, length: int) -> Packet:
+    """`length` bytes from the head of the unsent queue, as pieces."""
+    c.unsent_bytes -= length
+    unsent = c.unsent
+    head = unsent[0]
+    if len(head) > length:
+        unsent[0] = head[length:]
+        return (head[:length],)
+    pieces: list[memoryview] = []
+    while length:
+        head = unsent.popleft()
+        if len(head) > length:
+            unsent.appendleft(head[length:])
+            head = head[:length]
+        pieces.append(head)
+        length -= len(head)
+    return tuple(pieces)
+
+
+def _send_fin(c: Connection, now: float) -> None:
+    start = c.snd_nxt
+    c.snd_nxt = seq.add(start, 1)
+    _enter_fin_sent(c)
+    c.emit(FIN | ACK, start)
+    c.inflight.append(Sent(start, c.snd_nxt, (), True, now))
+    if c.timer != Timer.RETRANSMIT:
+        c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
+
+
+def _enter_fin_sent(c: Connection) -> None:
+    c.fin_sent = True
+    c.enter(state.LAST_ACK if c.state is state.CLOSE_WAIT else state.FIN_WAIT_1)
+
+
+def _window_opened(c: Connection) -> bool:
+    """Whether the guest should hear that it may send more (RFC 9293 §3.8.6.2.2, MUST-39)."""
+    if c.state not in state.RECEIVING:
+        return False
+    opened = (c.rcv_edge - c.rcv_adv) & seq.MASK
+    return opened >= _WINDOW_STEP or (opened > 0 and opened >= c.rcv_wnd)
+
+
+# ---- losses --------------------------------------------------------------------
+
+
+def trim(sent: Sent, ack: int) -> None:
+    """The first bytes of `sent` are acknowledged: keep the rest."""
+    drop = (ack - sent.start) & seq.MASK
+    sent.start = ack
+    pieces = list(sent.payload)
+    while drop:
+        if len(pieces[0]) <= drop:
+            drop -= len(pieces.pop(0))
+        else:
+            pieces[0] = pieces[0][drop:]
+            drop = 0
+    sent.payload = tuple(pieces)
+
+
+def retransmit(c: Connection, sent: Sent) -> None:
+    """`sent` again, exactly as it was but for what has been acknowledged."""
+    sent.retransmitted = True
+    if sent.start == c.iss:  # only a SYN has it
+        c.syn_ack_sent = False
+        return
+    length = (sent.end - sent.start - sent.fin) & seq.MASK
+    c.emit(ACK | PSH | (FIN if sent.fin else 0), sent.start, sent.payload, length)
+
+
+def retransmit_first(c: Connection) -> None:
+    """The first segment in flight that SACK does not report."""
+    for sent in c.inflight:
+        if not sent.sacked:
+            retransmit(c, sent)
+            return
+
+
+def duplicate_ack(c: Connection, now: float) -> None:
+    """RFC 5681 §3.2: the third one in a row means that the first segment in flight is lost."""
+    c.dupacks += 1
+    if c.dupacks == DUPLICATE_ACKS and c.recover is None:
+        c.recover = c.snd_nxt
+        retransmit_first(c)
+        c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
+
+
+def partial_ack(c: Connection, ack: int) -> None:
+    """RFC 6582 §3.2: an ACK short of the recovery point uncovers the next loss."""
+    assert c.recover is not None
+    if seq.le(c.recover, ack):
+        c.recover = None
+        for sent in c.inflight:
+            sent.sacked = False
+    else:
+        retransmit_first(c)
+
+
+def note_sack(c: Connection, blocks: tuple[tuple[int, int], ...]) -> None:
+    """Mark what the guest holds (RFC 2018 §5); renege is covered by the timer, which clears it."""
+    for sent in c.inflight:
+        if not sent.sacked and any(
+            seq.le(left, sent.start) and seq.le(sent.end, right) for left, right in blocks
+        ):
+            sent.sacked = True

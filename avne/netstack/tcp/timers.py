@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A connection's deadline has passed (RFC 9293 §3.10.8)."""
+
+from __future__ import annotations
+
+from avne.netstack.tcp import output, seq, state
+from avne.netstack.tcp.connection import Connection, Timer
+from avne.netstack.wire.tcp import ACK
+
+# R2 (RFC 9293 §3.8.3, MUST-20, SHLD-11): RTO doubles from 200 ms, so this is about 100 s.
+MAX_BACKOFFS = 10
+# A SYN-ACK: MUST-23 asks for at least 3 minutes for a SYN; the guest's own SYNs stop after 127 s.
+MAX_SYN_BACKOFFS = 6
+
+
+def expire(c: Connection, now: float) -> None:
+    """Do what the timer stands for, and start it again where that goes on."""
+    which = c.timer
+    c.stop_timer()
+    if which == Timer.RETRANSMIT:
+        _retransmission(c, now)
+    elif which == Timer.PERSIST:
+        _probe(c, now)
+    elif which == Timer.TIME_WAIT:
+        c.close(False, now)
+
+
+def _retransmission(c: Connection, now: float) -> None:
+    """RFC 6298 §5.4–5.6."""
+    if not c.inflight:
+        return
+    c.backoffs += 1
+    limit = MAX_SYN_BACKOFFS if c.state in (state.SYN_RECEIVED, state.SYN_SENT) else MAX_BACKOFFS
+    if c.backoffs > limit:
+        c.abort(now)
+        return
+    c.rto.back_off()
+    for sent in c.inflight:
+        sent.sacked = False  # RFC 2018 §8: the guest may have thrown away what it had reported
+    c.recover = c.snd_nxt
+    c.dupacks = 0
+    output.retransmit_first(c)
+    c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
+    c.link.wake(c)
+
+
+def _probe(c: Connection, now: float) -> None:
+    """A zero window has lasted: ask for it again, for as long as that is answered (§3.8.6.1, MUST-37).
+
+    Like Linux we send no new byte but an empty segment just before the window: the guest must
+    answer it with an ACK (§3.10.7.4, first), and that carries the window.
+    """
+    if not c.unsent:
+        return
+    usable = c.snd_wnd - ((c.snd_nxt - c.snd_una) & seq.MASK)
+    if usable > 0:
+        # Not closed, only silly: the override timeout of §3.8.6.2.1 (3) sends what fits.
+        output.send_segment(c, min(usable, c.unsent_bytes, c.gso_size), now)
+        return
+    c.rto.back_off()
+    c.emit(ACK, seq.add(c.snd_una, -1))
+    c.start_timer(Timer.PERSIST, now + c.rto.value)

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The worker side of the stack: who the workers are, and which flow is with whom.
+
+A `Session` is one numbered flow on the wire: a guest's connection (flows.py) or a stream of our
+own (the resolver's).  This table gives it a worker, checks every message against what that
+worker may say now, and passes it on.  A message that breaks the rules ends the worker that
+sent it (`Malformed`), never the stack.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol
+
+from avne.errors import Malformed
+from avne.ipc import messages
+from avne.ipc.messages import Capability, Code, ResolveKind, encode
+from avne.limits import CREDIT_MAX, CREDIT_MIN, CREDIT_TOTAL
+
+Message = tuple[bytes, bytes, "bytes | memoryview | None"]  # worker, header, payload
+
+
+class Session(Protocol):
+    """What a flow's owner hears from its worker."""
+
+    def opened(self, credit: int, now: float) -> None: ...
+    def refused(self, kind: str, code: int, now: float) -> None: ...
+    def data(self, payload: memoryview, now: float) -> None: ...
+    def credit(self, count: int, now: float) -> None: ...
+    def shut(self, now: float) -> None: ...
+    def reset(self, code: int, now: float) -> None: ...
+
+
+class Worker:
+    """One connected worker."""
+
+    __slots__ = ("capabilities", "flows", "identity", "kind", "resolves")
+
+    def __init__(self, identity: bytes, kind: str, capabilities: Capability) -> None:
+        self.identity = identity
+        self.kind = kind
+        self.capabilities = capabilities
+        self.flows: dict[int, Lease] = {}
+        self.resolves: set[int] = set()
+
+
+class Lease:
+    """A flow's place at a worker, and the credits of its two directions."""
+
+    __slots__ = ("_data_header", "_down_held", "_opened", "_shut_received", "_shut_sent", "down_credit",
+                 "flow", "session", "up_credit", "upstreams", "worker")  # fmt: skip
+
+    def __init__(self, upstreams: Upstreams, worker: Worker, flow: int, session: Session) -> None:
+        self.upstreams = upstreams
+        self.worker = worker
+        self.flow = flow
+        self.session = session
+        self.up_credit = 0  # bytes we may still send
+        self.down_credit = 0  # bytes the worker may still send
+        self._down_held = 0  # bytes it has sent that the session has not consumed
+        self._opened = self._shut_sent = self._shut_received = False
+        self._data_header = encode(messages.DATA, flow)
+
+    def send(self, payload: bytes | memoryview) -> None:
+        """Bytes for the upstream; never more than it has granted."""
+        assert len(payload) <= self.up_credit, "more than the upstream granted"
+        self.up_credit -= len(payload)
+        self.upstreams.messages.append((self.worker.identity, self._data_header, payload))
+
+    def consumed(self, count: int) -> None:
+        """The session is done with `count` bytes of `data`: the worker may send as many again."""
+        self._down_held -= count
+        target = self.upstreams.credit_target()
+        grant = target - self.down_credit - self._down_held
+        if grant >= target >> 2:
+            self.down_credit += grant
+            self._send(messages.CREDIT, grant)
+
+    def shut(self) -> None:
+        """No more `send`."""
+        self._shut_sent = True
+        self._send(messages.SHUT)
+        self._forget_if_over()
+
+    def reset(self, code: int = Code.SUCCEEDED) -> None:
+        """Nothing more either way, at once."""
+        if self.worker.flows.pop(self.flow, None):
+            self._send(messages.RESET, int(code))
+
+    def receive(self, kind: int, message: list[Any], payload: memoryview | None, now: float) -> None:
+        """A message of this flow from its worker.  Raises `Malformed` for one out of turn."""
+        if self._opened == (kind in (messages.OPENED, messages.REFUSED)) and kind != messages.RESET:
+            raise Malformed("wire-turn")
+        if kind == messages.DATA:
+            assert payload is not None
+            if len(payload) > self.down_credit or self._shut_received:
+                raise Malformed("wire-credit")
+            self.down_credit -= len(payload)
+            self._down_held += len(payload)
+            self.session.data(payload, now)
+        elif kind == messages.CREDIT:
+            self.up_credit += message[2]
+            if self.up_credit > CREDIT_MAX:
+                raise Malformed("wire-credit")
+            self.session.credit(message[2], now)
+        elif kind == messages.SHUT:
+            if self._shut_received:
+                raise Malformed("wire-turn")
+            self._shut_received = True
+            self.session.shut(now)
+            self._forget_if_over()
+        elif kind == messages.OPENED:
+            self._opened = True
+            self.up_credit = message[2]
+            self.session.opened(message[2], now)
+        elif kind == messages.REFUSED:
+            self._end()
+            self.session.refused(self.worker.kind, message[2], now)
+        elif kind == messages.RESET:
+            self._end()
+            self.session.reset(message[2], now)
+
+    def lost(self, now: float) -> None:
+        """The worker is gone."""
+        self.session.reset(Code.UPSTREAM_DOWN, now)
+
+    def _forget_if_over(self) -> None:
+        if self._shut_sent and self._shut_received:
+            self._end()
+
+    def _end(self) -> None:
+        self.worker.flows.pop(self.flow, None)
+
+    def _send(self, kind: int, *fields: int) -> None:
+        self.upstreams.messages.append((self.worker.identity, encode(kind, self.flow, *fields), None))
+
+
+class Upstreams:
+    """All workers.  Outgoing messages are queued in `messages`, in order."""
+
+    def __init__(self) -> None:
+        self.messages: deque[Message] = deque()
+        self.workers: dict[bytes, Worker] = {}
+        self._last_flow = 0
+
+    @property
+    def capabilities(self) -> Capability | None:
+        """What the upstream can do; None while there is no worker."""
+        for worker in self.workers.values():
+            return worker.capabilities
+        return None
+
+    @property
+    def flows(self) -> int:
+        return sum(len(worker.flows) for worker in self.workers.values())
+
+    def credit_target(self) -> int:
+        """What one flow and direction may have outstanding: less each, the more there are."""
+        return max(CREDIT_MIN, min(CREDIT_MAX, CREDIT_TOTAL // max(1, self.flows)))
+
+    def join(self, identity: bytes, message: list[Any]) -> Worker:
+        """HELLO.  Raises `Malformed` for another version or a second greeting."""
+        _, _, version, kind, capabilities = message
+        if version != messages.WIRE_VERSION or identity in self.workers:
+            raise Malformed("wire-hello")
+        worker = Worker(identity, kind, Capability(capabilities))
+        self.workers[identity] = worker
+        self.messages.append((identity, encode(messages.READY, 0), None))
+        return worker
+
+    def leave(self, identity: bytes, now: float) -> set[int]:
+        """The worker is gone: its flows are reset; gives the queries it leaves unanswered."""
+        worker = self.workers.pop(identity, None)
+        if worker is None:
+            return set()
+        for lease in list(worker.flows.values()):
+            lease.lost(now)
+        return worker.resolves
+
+    def open(self, session: Session, host: str, port: int) -> Lease | None:
+        """A new flow at the least loaded worker; None while there is none."""
+        worker = min(self.workers.values(), key=lambda w: len(w.flows), default=None)
+        if worker is None:
+            return None
+        self._last_flow += 1
+        lease = Lease(self, worker, self._last_flow, session)
+        worker.flows[lease.flow] = lease
+        credit = self.credit_target()
+        lease.down_credit = credit
+        header = encode(messages.OPEN, lease.flow, host, port, credit)
+        self.messages.append((worker.identity, header, None))
+        return lease
+
+    def resolve(self, query: int, kind: ResolveKind, what: str) -> bool:
+        """Ask a worker; False while there is none."""
+        worker = min(self.workers.values(), key=lambda w: len(w.resolves), default=None)
+        if worker is None:
+            return False
+        worker.resolves.add(query)
+        header = encode(messages.RESOLVE, query, int(kind), what)
+        self.messages.append((worker.identity, header, None))
+        return True
+
+    def drain(self) -> None:
+        """Nothing more will be asked: workers finish what they hold and end."""
+        for identity in self.workers:
+            self.messages.append((identity, encode(messages.DRAIN, 0), None))
+
+    def receive(self, worker: Worker, message: list[Any], payload: memoryview | None, now: float) -> None:
+        """A message about a flow.  Raises `Malformed`."""
+        kind, flow = message[0], message[1]
+        lease = worker.flows.get(flow)
+        if lease is not None:
+            lease.receive(kind, message, payload, now)
+        elif not 0 < flow <= self._last_flow:
+            raise Malformed("wire-flow")
+        # else: it crossed our RESET on the wire
+
+    def resolved(self, worker: Worker, query: int) -> bool:
+        """Whether `query` was this worker's to answer."""
+        if query in worker.resolves:
+            worker.resolves.remove(query)
+            return True
+        return False
