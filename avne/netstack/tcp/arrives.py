@@ -76,15 +76,15 @@ def _syn_sent(c: Connection, seg: Segment, now: float) -> None:
     c.take_syn_options(seg)
     if acceptable:
         _acknowledge(c, seg.ack, now)
-        c.established(seg, now)
         c.ack_now = True
+        c.established(seg, now)
     else:
         # Simultaneous open: "MUST support simultaneous open attempts" (MUST-10).
         c.enter(state.SYN_RECEIVED)
         c.snd_wnd = c.max_snd_wnd = seg.wnd
         c.snd_wl1, c.snd_wl2 = seg.seq, c.iss
         c.syn_ack_sent = False
-    c.link.wake(c)
+        c.link.wake(c)
 
 
 def _other_states(c: Connection, seg: Segment, now: float) -> None:
@@ -124,8 +124,6 @@ def _other_states(c: Connection, seg: Segment, now: float) -> None:
             return
         _acknowledge(c, seg.ack, now)
         c.established(seg, now)
-        if c.fin_queued:
-            c.link.wake(c)
     elif not _check_ack(c, seg, now):
         return
     if c.state is state.CLOSED:

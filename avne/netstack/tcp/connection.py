@@ -242,6 +242,7 @@ class Connection:
         self.max_snd_wnd = max(self.max_snd_wnd, self.snd_wnd)
         self.snd_wl1, self.snd_wl2 = syn_or_ack.seq, syn_or_ack.ack
         self.backoffs = 0
+        self.link.wake(self)  # what was written before can go now
         self.app.established(now)
 
     @property

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What answers a question: a resolver's message taken apart, or one of our own making.
+
+Theory of operation
+    A `Response` is a message without the parts that differ per client: header, question and OPT
+    record.  The records behind the question are kept as the bytes they came in: compression
+    pointers stay good, because the question put back in front of them has the same length, and
+    types we know nothing of pass untouched (RFC 3597).  Only TTLs are patched, by their offsets.
+    Our own records are packed by dnslib and then go the same way.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from dnslib import QTYPE, RR, DNSHeader, DNSQuestion, DNSRecord
+from dnslib import AAAA as AAAARecord
+from dnslib import PTR as PTRRecord
+from dnslib import A as ARecord
+from dnslib.label import DNSLabel
+
+from avne.errors import Malformed
+from avne.netstack.dns.format import (
+    AAAA, AD, ANY, HEADER, IN, NOERROR, NXDOMAIN, OPT, QR, SERVFAIL, SOA, TC, A, Record, records,
+)  # fmt: skip
+
+MAX_TTL: Final = 86400  # RFC 8767 §4 advises a cap, of days to weeks; Tor itself keeps names 30 minutes
+MAX_NEGATIVE_TTL: Final = 3 * 3600  # RFC 2308 §5
+
+Labels = tuple[bytes, ...]
+
+
+class Response(NamedTuple):
+    """An answer to any client; `ttl` in seconds, 0 for what may not be kept."""
+
+    rcode: int
+    ttl: int = 0
+    found: bool = False  # records of the type that was asked for
+    authentic: bool = False  # AD (RFC 4035 §3.2.3)
+    counts: tuple[int, int, int] = (0, 0, 0)  # answer, authority, additional
+    body: bytes = b""  # the records
+    ttls: tuple[int, ...] = ()  # offsets in `body` of their TTL fields
+    addresses: tuple[bytes, ...] = ()  # of its A and AAAA records: 4 or 16 bytes
+
+    def aged(self, seconds: int) -> bytes:
+        """`body` with its TTLs counted down."""
+        body = bytearray(self.body)
+        for at in self.ttls:
+            (ttl,) = struct.unpack_from("!I", body, at)
+            struct.pack_into("!I", body, at, max(_ttl(ttl) - seconds, 0))
+        return bytes(body)
+
+
+def parse(wire: bytes, question: bytes) -> Response:
+    """A resolver's answer to `question` (a question section in lower case).
+
+    Raises `Malformed` for what is no answer to it.
+    """
+    start = HEADER.size + len(question)
+    if len(wire) < start:
+        raise Malformed("dns-answer-size")
+    _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(wire)
+    if not flags & QR or questions != 1 or wire[HEADER.size : start].lower() != question:
+        raise Malformed("dns-answer-question")
+    if flags & TC:  # over TCP there is no reason to
+        raise Malformed("dns-answer-truncated")
+    every = list(records(wire, start, answers + authorities + additionals))
+    rcode = flags & 15
+    kept = len(every)
+    for index, record in enumerate(every):
+        if record.rtype == OPT:
+            if record.ttl >> 24:  # an extended rcode is between the resolver and us
+                rcode = SERVFAIL
+            kept = index  # what follows it is additional, and rare: left out with it
+            break
+    if kept < answers + authorities:
+        raise Malformed("dns-answer-opt")
+    rest = every[:kept]
+    end = rest[-1].end if rest else start
+    (qtype,) = struct.unpack_from("!H", question, len(question) - 4)
+    found = rcode == NOERROR and any(qtype in (record.rtype, ANY) for record in rest[:answers])
+    return Response(
+        rcode,
+        _lifetime(rcode, found, wire, rest, answers, authorities),
+        found,
+        bool(flags & AD),
+        (answers, authorities, kept - answers - authorities),
+        wire[start:end],
+        tuple(record.ttl_at - start for record in rest),
+        tuple(wire[record.data_at : record.end] for record in rest if _is_address(record)),
+    )
+
+
+def _is_address(record: Record) -> bool:
+    return record.rclass == IN and (record.rtype, record.end - record.data_at) in ((A, 4), (AAAA, 16))
+
+
+def _ttl(value: int) -> int:
+    """RFC 2181 §8: with the top bit set it counts as zero."""
+    return value if value < 1 << 31 else 0
+
+
+def _lifetime(
+    rcode: int, found: bool, wire: bytes, rest: Sequence[Record], answers: int, authorities: int
+) -> int:
+    """How long the answer may be kept: the shortest TTL, or what its SOA allows (RFC 2308 §5)."""
+    if rcode not in (NOERROR, NXDOMAIN):
+        return 0
+    ttls = [_ttl(record.ttl) for record in rest[:answers]]
+    if found:
+        return min(*ttls, MAX_TTL)
+    for record in rest[answers : answers + authorities]:
+        if record.rtype == SOA and record.end - record.data_at >= 22:  # two names, five numbers
+            (minimum,) = struct.unpack_from("!I", wire, record.end - 4)
+            return min(*ttls, _ttl(record.ttl), minimum, MAX_NEGATIVE_TTL)
+    return 0
+
+
+def local(labels: Labels, qtype: int, data: Sequence[Any], ttl: int) -> Response:
+    """NOERROR with one record for each of dnslib's `data`; none: the name has no such type."""
+    name = DNSLabel(labels)
+    message = DNSRecord(DNSHeader(id=0, bitmap=QR), q=DNSQuestion(name, qtype, IN))
+    bare = bytes(message.pack())
+    message.add_answer(*(RR(name, qtype, IN, ttl, datum) for datum in data))
+    response = parse(bytes(message.pack()), bare[HEADER.size :])
+    return response if data else response._replace(ttl=ttl)
+
+
+def addresses(labels: Labels, qtype: int, texts: Sequence[str], ttl: int) -> Response:
+    """The A or AAAA records of the addresses `texts` that are of that family.
+
+    Raises `Malformed` when one of them is no address, or there is none at all.
+    """
+    try:
+        every = [AAAARecord(text) if ":" in text else ARecord(text) for text in texts]
+    except ValueError as error:
+        raise Malformed("resolved-address") from error
+    if not every:
+        raise Malformed("resolved-nothing")
+    return local(labels, qtype, [datum for datum in every if QTYPE[qtype] == type(datum).__name__], ttl)
+
+
+def mapped(labels: Labels, qtype: int, address: bytes, ttl: int) -> Response:
+    """The A or AAAA record of one address in bytes."""
+    record = ARecord if qtype == A else AAAARecord
+    return local(labels, qtype, [record(tuple(address))], ttl)
+
+
+def pointer(labels: Labels, qtype: int, host: str, ttl: int) -> Response:
+    """The PTR record to `host`; raises `Malformed` for what is no host name."""
+    target = host.rstrip(".").encode("ascii", "replace").split(b".")
+    if len(host) > 253 or not all(0 < len(label) < 64 for label in target) or b"?" in target:
+        raise Malformed("resolved-name")
+    return local(labels, qtype, [PTRRecord(DNSLabel(target))], ttl)
