@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write the documents that are made from the code: ``python scripts/generate_docs.py [--check]``.
+
+With ``--check`` nothing is written; the exit status is 1 when a document is stale.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from avne.ipc.messages import TABLE, Code, Sender
+from avne.netstack import verdict
+from avne.netstack.verdict import Verdict
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+_ERRNO = {
+    Verdict.REFUSED: "ECONNREFUSED",
+    Verdict.NETWORK_UNREACHABLE: "ENETUNREACH",
+    Verdict.HOST_UNREACHABLE: "EHOSTUNREACH",
+    Verdict.PROHIBITED: "EHOSTUNREACH (IPv4), EACCES (IPv6)",
+    Verdict.SILENCE: "ETIMEDOUT",
+}
+_TITLES = {"tor": "Tor", "socks5": "A plain SOCKS5 server"}
+
+_TRUTH_HEAD = """# What connect(2) reports
+
+<!-- Made by scripts/generate_docs.py from avne/netstack/verdict.py. Do not edit. -->
+
+A program's SYN is not answered before the upstream has answered. Then connect(2) reports what the
+upstream said:
+"""
+
+_TRUTH_TAIL = """
+Any other code is a refusal. A name that does not exist never gets as far as connect(2): the resolver
+says so (NXDOMAIN), and the program reports "could not resolve".
+
+What Tor cannot tell: it answers 01 for most failures, a refused port included, because the exit does not
+report the reason; it has no half-close, so a program that shuts down its sending side still gets the
+whole answer, but the server sees that end only when the answer has ended, after 30 s in which nothing
+moved, or at the program's end; and every end of a stream looks like a normal one: avne asks Tor for a
+sign of life before it passes an end on, so that Tor's own death is a reset and never a short file that
+looks whole. A server's reset arrives as a normal end: Tor does not say.
+"""
+
+
+def connect_truth() -> str:
+    lines = [_TRUTH_HEAD]
+    for kind, table in sorted(verdict.TABLE.items(), reverse=True):
+        lines += [f"## {_TITLES[kind]}", "", "| code | meaning | the guest gets | connect(2) reports |"]
+        lines.append("|---|---|---|---|")
+        for code, what in sorted(table.items()):
+            name = Code(code).name.lower().replace("_", " ")
+            lines.append(f"| {code:#04x} | {name} | {what.value} | {_ERRNO[what]} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n" + _TRUTH_TAIL
+
+
+def wire() -> str:
+    lines = [
+        "# The wire between netstack and workers",
+        "",
+        "<!-- Made by scripts/generate_docs.py from avne/ipc/messages.py. Do not edit. -->",
+        "",
+        "ZeroMQ ROUTER (netstack) and DEALER (worker) over an ipc socket in the session's 0700 directory.",
+        "A message is one msgpack array `[type, flow, field …]`; DATA has a second frame, the payload.",
+        "A message that breaks this table, or the flow's turn, ends the worker that sent it.",
+        "",
+        "| type | name | from | fields (largest value, or most characters or items) | payload |",
+        "|---|---|---|---|---|",
+    ]
+    who = {Sender.NETSTACK: "netstack", Sender.WORKER: "worker", Sender.BOTH: "both"}
+    for kind, row in TABLE.items():
+        fields = ", ".join(f"{f.name}: {f.kind.__name__} ≤ {f.limit:,}" for f in row.fields) or "–"
+        payload = "yes" if row.payload else ""
+        lines.append(f"| {kind} | {row.name} | {who[row.sender]} | {fields} | {payload} |")
+    return "\n".join(lines) + "\n"
+
+
+GENERATED = {"connect-truth.md": connect_truth, "wire.md": wire}
+
+
+def main() -> int:
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for name, make in GENERATED.items():
+        path = DOCS / name
+        text = make()
+        if not path.exists() or path.read_text() != text:
+            stale.append(name)
+            if not check:
+                path.write_text(text)
+    if check and stale:
+        print(f"stale: {', '.join(stale)}; run python scripts/generate_docs.py", file=sys.stderr)
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
