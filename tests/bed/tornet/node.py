@@ -199,7 +199,7 @@ class Torrc:
         options = {"socks": "SocksPort", "socks_ext": "SocksPort", "control": "ControlPort"}
         flags = {"socks": "", "socks_ext": " ExtendedErrors", "control": ""}
         for key, path in client_sockets(self._options, node).items():
-            lines.append(f'{options[key]} "unix:{path}"{public}{flags[key]}')
+            lines.append(f'{options[key]} unix:"{path}"{public}{flags[key]}')
         if self._options["latency"]:
             lines.append(f"Socks5Proxy {LOOPBACK}:{self._helper['latency_port']}")
         return lines

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A plain, truthful SOCKS 5 server (RFC 1928, RFC 1929): CONNECT only.
+
+* The reply is what connect(2) said: refused 05, host unreachable (and unknown names) 04, network
+  unreachable 03, not allowed 02, timeout 06 after `timeout` seconds.
+* Bytes go both ways by splice(2).  A direction that ends is passed on alone (half-close), and RST
+  as RST.  A unix socket cannot carry RST: a test of that uses the TCP listener.
+* Names are looked up in the zone itself.
+
+Each connection has a thread.  Started as ``python -m tests.bed.socks CONFIG NETNS``: listens on unix
+sockets, and on the loopback of the network namespace NETNS (a descriptor), which need not be its own.
+It writes one line of JSON, ``{"port": …}``, when it listens, and a line of counters for each line read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import ipaddress
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.bed import places
+from tests.bed.namespaces import network_of
+from tests.bed.tornet.socks_client import receive_exactly
+from tests.bed.tornet.zone import Zone, reverse_address
+
+PIPE = 1 << 20
+REPLY = {
+    errno.ECONNREFUSED: 5,
+    errno.EHOSTUNREACH: 4,
+    errno.ENETUNREACH: 3,
+    errno.EACCES: 2,
+    errno.EPERM: 2,
+    errno.ETIMEDOUT: 6,
+}
+
+
+class Refused(Exception):
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Direction:
+    """Bytes on their way from one socket to the other, held by a pipe."""
+
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+        self.source, self.target = source, target
+        self.read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
+        fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE)
+        self.held = 0
+        self.total = 0
+        self.ended = False  # the source has said all
+        self.finished = False  # and the target knows
+
+    def move(self) -> None:
+        """As much as goes without waiting; OSError when a connection is gone."""
+        if not self.held and not self.ended:
+            with contextlib.suppress(BlockingIOError):
+                self.held = self._splice(self.source.fileno(), self.write_end, PIPE)
+                self.total += self.held
+                self.ended = self.held == 0
+        if self.held:
+            with contextlib.suppress(BlockingIOError):
+                self.held -= self._splice(self.read_end, self.target.fileno(), self.held)
+        if self.ended and not self.held and not self.finished:
+            self.finished = True
+            with contextlib.suppress(OSError):
+                self.target.shutdown(socket.SHUT_WR)
+
+    @staticmethod
+    def _splice(source: int, target: int, size: int) -> int:
+        return os.splice(source, target, size, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+
+    def close(self) -> None:
+        os.close(self.read_end)
+        os.close(self.write_end)
+
+
+def relay(near: socket.socket, far: socket.socket) -> tuple[int, int]:
+    """Until both directions ended or one connection was reset; gives the bytes up and down."""
+    up, down = Direction(near, far), Direction(far, near)
+    watched = {near.fileno(): 0, far.fileno(): 0}
+    poller = select.poll()
+    for sock in (near, far):
+        sock.setblocking(False)
+        poller.register(sock, 0)
+    try:
+        while not (up.finished and down.finished):
+            wanted = dict.fromkeys(watched, 0)
+            for direction in (up, down):
+                if direction.held:
+                    wanted[direction.target.fileno()] |= select.POLLOUT
+                elif not direction.ended:
+                    wanted[direction.source.fileno()] |= select.POLLIN
+            for fd, events in wanted.items():
+                if fd in watched:
+                    poller.modify(fd, events)
+            for fd, events in poller.poll():
+                if events & select.POLLERR:
+                    raise ConnectionResetError
+                if events & select.POLLHUP and not wanted[fd]:
+                    # It can say no more, and nothing is meant for it: it would wake us for ever.
+                    poller.unregister(fd)
+                    del watched[fd]
+            up.move()
+            down.move()
+    except OSError:
+        for sock in (near, far):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    finally:
+        up.close()
+        down.close()
+    return up.total, down.total
+
+
+class Socks:
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._timeout: float = config["timeout"]
+        self._zone = Zone(places.ZONE, [places.V4, places.V6], places.FAILING)
+        self._lock = threading.Lock()
+        self.counters = {"open": 0, "total": 0, "up": 0, "down": 0}
+
+    def _count(self, **changes: int) -> None:
+        with self._lock:
+            for key, change in changes.items():
+                self.counters[key] += change
+
+    def listen(self, sock: socket.socket, credentials: list[str] | None) -> None:
+        sock.listen(1024)
+
+        def accept() -> None:
+            while True:
+                client, _ = sock.accept()
+                threading.Thread(target=self._serve, args=(client, credentials), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+
+    def _serve(self, client: socket.socket, credentials: list[str] | None) -> None:
+        self._count(open=1, total=1)
+        with contextlib.suppress(OSError), client:
+            if client.family != socket.AF_UNIX:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._greet(client, credentials)
+            try:
+                far = self._connect(*self._request(client))
+            except Refused as refused:
+                client.sendall(bytes([5, refused.code, 0, 1]) + bytes(6))
+            else:
+                with far:
+                    client.sendall(_success(far))
+                    up, down = relay(client, far)
+                    self._count(up=up, down=down)
+        self._count(open=-1)
+
+    def _greet(self, client: socket.socket, credentials: list[str] | None) -> None:
+        _version, count = receive_exactly(client, 2)
+        methods = receive_exactly(client, count)
+        wanted = 2 if credentials else 0
+        if wanted not in methods:
+            client.sendall(b"\x05\xff")
+            raise ConnectionError("no method in common")
+        client.sendall(bytes([5, wanted]))
+        if credentials:
+            receive_exactly(client, 1)
+            given = [_counted(client).decode(errors="replace") for _ in range(2)]
+            client.sendall(b"\x01\x00" if given == credentials else b"\x01\x01")
+            if given != credentials:
+                raise ConnectionError("wrong credentials")
+
+    def _request(self, client: socket.socket) -> tuple[list[str], int]:
+        """The addresses and the port that a client asks for."""
+        _version, command, _reserved, kind = receive_exactly(client, 4)
+        if kind == 1:
+            hosts = [socket.inet_ntop(socket.AF_INET, receive_exactly(client, 4))]
+        elif kind == 4:
+            hosts = [socket.inet_ntop(socket.AF_INET6, receive_exactly(client, 16))]
+        elif kind == 3:
+            hosts = [_counted(client).decode("ascii", "replace")]
+        else:
+            raise Refused(8)
+        (port,) = struct.unpack("!H", receive_exactly(client, 2))
+        if command != 1:
+            raise Refused(7)
+        return (self._look_up(hosts[0]) if kind == 3 else hosts), port
+
+    def _look_up(self, name: str) -> list[str]:
+        with contextlib.suppress(ValueError):
+            return [str(ipaddress.ip_address(name))]
+        name = name.lower().rstrip(".")
+        delay = self._zone.delay(name)
+        time.sleep(self._timeout if delay is None else delay)
+        if delay is None:
+            raise Refused(6)
+        addresses = None if self._zone.label(name) == "servfail" else self._zone.addresses(name)
+        if not addresses or reverse_address(name):
+            raise Refused(4)
+        return addresses
+
+    def _connect(self, hosts: list[str], port: int) -> socket.socket:
+        """To the first address that answers; else what the last one said."""
+        code = 1
+        for host in hosts:
+            far = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            far.settimeout(self._timeout)
+            try:
+                far.connect((host, port))
+                far.settimeout(None)
+                far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return far
+            except OSError as error:
+                far.close()
+                code = 6 if isinstance(error, TimeoutError) else REPLY.get(error.errno or 0, 1)
+        raise Refused(code)
+
+
+def _counted(client: socket.socket) -> bytes:
+    return receive_exactly(client, receive_exactly(client, 1)[0])
+
+
+def _success(far: socket.socket) -> bytes:
+    host, port = far.getsockname()[:2]
+    address = ipaddress.ip_address(host)
+    return bytes([5, 0, 0, 1 if address.version == 4 else 4]) + address.packed + struct.pack("!H", port)
+
+
+def unix_listener(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    os.chmod(path, 0o666)
+    return sock
+
+
+def main(config: dict[str, Any], namespace: int) -> None:
+    server = Socks(config)
+    server.listen(unix_listener(config["path"]), None)
+    server.listen(unix_listener(config["path_auth"]), config["credentials"])
+    with network_of(namespace):
+        tcp = socket.socket()
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    tcp.bind(("127.0.0.1", config["port"]))
+    server.listen(tcp, None)
+    print(json.dumps({"port": tcp.getsockname()[1]}), flush=True)
+    for _line in sys.stdin:
+        print(json.dumps(server.counters), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2]))
