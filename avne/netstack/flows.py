@@ -39,7 +39,7 @@ from avne.netstack.wire.icmp import Unreachable
 if TYPE_CHECKING:
     from avne.netstack.stack import Stack
     from avne.netstack.tcp.connection import Connection
-    from avne.netstack.upstreams import Lease
+    from avne.netstack.upstreams import Lease, Payload
 
 # How long a SYN that must stay unanswered is remembered: Linux gives up after 127 s (6 retries).
 SILENCE_SECONDS = 135.0
@@ -143,8 +143,8 @@ class Flow:
             self.stack.send_unreachable(self.syn, _ICMP[what])
             connection.close(True, now)
 
-    def data(self, payload: memoryview, now: float) -> None:
-        self.connection.write(payload)
+    def data(self, payload: Payload, now: float) -> None:
+        self.connection.write(memoryview(payload))
 
     def credit(self, count: int, now: float) -> None:
         self.connection.grant(count)

@@ -21,7 +21,7 @@ from avne.netstack.wire import ip, udp
 if TYPE_CHECKING:
     from avne.netstack.stack import Stack
     from avne.netstack.tcp.connection import Connection
-    from avne.netstack.upstreams import Lease
+    from avne.netstack.upstreams import Lease, Payload
 
 _WINDOW = 64 << 10  # of a guest's TCP stream to port 53
 
@@ -111,7 +111,7 @@ class ServerStream:
     def refused(self, kind: str, code: int, now: float) -> None:
         self._ended(code, now)
 
-    def data(self, payload: memoryview, now: float) -> None:
+    def data(self, payload: Payload, now: float) -> None:
         if self.lease is not None:
             self.lease.consumed(len(payload))
         self._port53.resolver.stream_data(self._number, bytes(payload), now)

@@ -22,7 +22,7 @@ import time
 from typing import Any
 
 from avne.errors import Malformed
-from avne.ipc.channel import Router
+from avne.ipc.channel import BadFrames, Router
 from avne.ipc.control import Control
 from avne.limits import TUN_MTU
 from avne.netstack.stack import Stack
@@ -112,10 +112,14 @@ class Process:
         for _ in range(_MESSAGES_PER_TURN):
             try:
                 message = self._router.receive()
-                if message is None:
-                    return
-                worker, header, payload = message
-                joining = worker not in self._stack.upstreams.workers
+            except BadFrames as error:
+                self._cut_off(error.peer, error.reason, now)
+                continue
+            if message is None:
+                return
+            worker, header, payload = message
+            joining = worker not in self._stack.upstreams.workers
+            try:
                 self._stack.handle(worker, header, payload, now)
                 if joining:
                     self._control.send("worker", worker.decode(), self._kind(worker))

@@ -29,7 +29,7 @@ from avne.netstack.flows import Flow
 from avne.netstack.port53 import Port53
 from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import App, Connection, Packet
-from avne.netstack.upstreams import Upstreams
+from avne.netstack.upstreams import Payload, Upstreams
 from avne.netstack.verdict import Verdict
 from avne.netstack.wire import icmp, ip, tcp, udp
 from avne.netstack.wire.icmp import Unreachable
@@ -187,7 +187,7 @@ class Stack:
 
     # ---- messages --------------------------------------------------------------------
 
-    def handle(self, worker: bytes, header: bytes, payload: memoryview | None, now: float) -> None:
+    def handle(self, worker: bytes, header: bytes, payload: Payload | None, now: float) -> None:
         """One message from a worker.  Raises `Malformed`; the caller then cuts the worker off."""
         message = messages.decode(header, Sender.WORKER)
         kind = message[0]

@@ -17,7 +17,8 @@ from avne.ipc import messages
 from avne.ipc.messages import Capability, Code, ResolveKind, encode
 from avne.limits import CREDIT_MAX, CREDIT_MIN, CREDIT_TOTAL
 
-Message = tuple[bytes, bytes, "bytes | memoryview | None"]  # worker, header, payload
+Payload = bytes | memoryview
+Message = tuple[bytes, bytes, Payload | None]  # worker, header, payload
 
 
 class Session(Protocol):
@@ -25,7 +26,7 @@ class Session(Protocol):
 
     def opened(self, credit: int, now: float) -> None: ...
     def refused(self, kind: str, code: int, now: float) -> None: ...
-    def data(self, payload: memoryview, now: float) -> None: ...
+    def data(self, payload: Payload, now: float) -> None: ...
     def credit(self, count: int, now: float) -> None: ...
     def shut(self, now: float) -> None: ...
     def reset(self, code: int, now: float) -> None: ...
@@ -61,7 +62,7 @@ class Lease:
         self._opened = self._shut_sent = self._shut_received = False
         self._data_header = encode(messages.DATA, flow)
 
-    def send(self, payload: bytes | memoryview) -> None:
+    def send(self, payload: Payload) -> None:
         """Bytes for the upstream; never more than it has granted."""
         assert len(payload) <= self.up_credit, "more than the upstream granted"
         self.up_credit -= len(payload)
@@ -87,7 +88,7 @@ class Lease:
         if self.worker.flows.pop(self.flow, None):
             self._send(messages.RESET, int(code))
 
-    def receive(self, kind: int, message: list[Any], payload: memoryview | None, now: float) -> None:
+    def receive(self, kind: int, message: list[Any], payload: Payload | None, now: float) -> None:
         """A message of this flow from its worker.  Raises `Malformed` for one out of turn."""
         if self._opened == (kind in (messages.OPENED, messages.REFUSED)) and kind != messages.RESET:
             raise Malformed("wire-turn")
@@ -206,7 +207,7 @@ class Upstreams:
         for identity in self.workers:
             self.messages.append((identity, encode(messages.DRAIN, 0), None))
 
-    def receive(self, worker: Worker, message: list[Any], payload: memoryview | None, now: float) -> None:
+    def receive(self, worker: Worker, message: list[Any], payload: Payload | None, now: float) -> None:
         """A message about a flow.  Raises `Malformed`."""
         kind, flow = message[0], message[1]
         lease = worker.flows.get(flow)
