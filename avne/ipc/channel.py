@@ -68,7 +68,7 @@ class _Channel:
 
     def pending(self) -> bool:
         """Whether a message can be received now."""
-        return bool(self._socket.get(_EVENTS) & _POLLIN)
+        return bool(int(self._socket.get(_EVENTS)) & _POLLIN)
 
     def close(self) -> None:
         """Drop what is unsent and end the I/O thread."""
