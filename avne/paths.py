@@ -121,13 +121,12 @@ def _xdg(environ: Mapping[str, str], name: str, below_home: str) -> str:
 
 
 def _make_private(path: str) -> None:
-    with contextlib.suppress(FileExistsError):
-        try:
-            os.mkdir(path, 0o700)
-        except FileNotFoundError as error:
-            raise _cannot(path, error) from error
-        except PermissionError as error:
-            raise _cannot(path, error) from error
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass  # judged below, as ours would be
+    except OSError as error:
+        raise _cannot(path, error) from error
     if not _is_private(path):
         raise AvneError(
             f"{path} is not a directory that is ours alone (a link, another owner, or open to others)",

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The configuration: one table of keys, four sources, and where each value came from.
+
+The default < ``/etc/avne/config.toml`` < ``$XDG_CONFIG_HOME/avne/config.toml`` <
+``AVNE_*`` in the environment < the command line.  `KEYS` is the whole truth: the
+variables' names, the man page and ``avne config`` follow from it.  A key or a variable
+that is not in it is an error, never ignored: a setting that silently does nothing may
+be the one that somebody's safety rests on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from avne.errors import AvneError
+from avne.paths import config_files
+
+OURS = ("AVNE_ID",)  # set by avne for the program inside (AVNE as well), so allowed around a nested avne
+DEFAULT = "default"
+
+
+class Key(NamedTuple):
+    """One setting.  `parse` takes text (environment, flag) or TOML's value, and raises ValueError."""
+
+    name: str
+    default: Any
+    parse: Callable[[Any], Any]
+    form: str  # of a value, in words
+    help: str
+
+
+class Value(NamedTuple):
+    value: Any
+    origin: str  # "default", a file's path, a variable's name or an option
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _path(value: Any) -> str:
+    path = os.path.expanduser(_text(value))
+    if not path.startswith("/"):
+        raise ValueError
+    return path
+
+
+def _bool(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    return value if isinstance(value, bool) else words[_text(value).lower()]
+
+
+def _int(low: int, high: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        number = int(value)
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _choice(*words: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in words:
+            raise ValueError
+        return str(value)
+
+    return parse
+
+
+def _resolver(value: Any) -> str:
+    if value != "none":
+        split_resolver(_text(value))
+    return str(value)
+
+
+KEYS: dict[str, Key] = {
+    key.name: key
+    for key in (
+        Key("upstream", "auto", _text, "a URL or auto", "the proxy that carries everything"),
+        Key("workers", 1, _int(1, 64), "a number from 1 to 64", "how many upstream workers are started"),
+        Key("resolver", "1.1.1.1:53", _resolver, "HOST:PORT or none",
+            "the DNS server, asked over TCP through the upstream, for what Tor itself cannot resolve"),
+        Key("log_names", False, _bool, "true or false", "whether host names and addresses are logged"),
+        Key("helper", "auto", _choice("auto", "rootless", "setuid"), "auto, rootless or setuid",
+            "which helper makes the environment"),
+        Key("tor.torrc", "", _path, "an absolute path",
+            "a file of further torrc lines for avne's own Tor, such as bridges"),
+        Key("verbose", 0, _int(0, 2), "0, 1 or 2", "1: a line for each phase; 2: the log as well"),
+    )
+}  # fmt: skip
+
+
+class Config:
+    """The values in force, each with its origin; ``config["workers"]`` gives a value."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        self.values = {name: Value(key.default, DEFAULT) for name, key in KEYS.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name].value
+
+    def set(self, name: str, raw: Any, origin: str, typed: bool = False) -> None:
+        """Take a value as its source gave it; `AvneError` names the source of a bad one.
+
+        `typed`: the source has types of its own (TOML), so that text is no number.
+        """
+        key = KEYS[name]
+        try:
+            if typed and type(raw) is not type(key.default):
+                raise TypeError(raw)
+            value = key.parse(raw)
+        except (ValueError, KeyError, TypeError) as error:
+            where = origin if origin.startswith(("--", "AVNE_")) else f"{name} in {origin}"
+            shown = redact(raw) if isinstance(raw, str) else raw
+            raise AvneError(f"{where} cannot be {shown!r}", f"It takes {key.form}.") from error
+        self.values[name] = Value(value, origin)
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    files: tuple[str, ...] | None = None,
+) -> Config:
+    """All sources in their order.  `flags`: key → text, None where the option was not given."""
+    config = Config()
+    for path in config_files(environ) if files is None else files:
+        for name, raw in _read_file(path):
+            if name not in KEYS:
+                raise _unknown(f"unknown key {name} in {path}", name, list(KEYS))
+            config.set(name, raw, path, typed=True)
+    variables = {variable(name): name for name in KEYS}
+    for name, raw in environ.items():
+        if name.startswith("AVNE_") and name not in OURS:
+            if name not in variables:
+                raise _unknown(f"unknown variable {name} in the environment", name, list(variables))
+            if raw:  # an empty variable is an unset one
+                config.set(variables[name], raw, name)
+    for name, raw in (flags or {}).items():
+        if raw is not None:
+            config.set(name, raw, option(name))
+    return config
+
+
+def variable(name: str) -> str:
+    """The key's name in the environment: tor.torrc → AVNE_TOR_TORRC."""
+    return "AVNE_" + name.upper().replace(".", "_")
+
+
+def option(name: str) -> str:
+    """The key's name on the command line: log_names → --log-names, tor.torrc → --torrc."""
+    return "--" + name.rpartition(".")[2].replace("_", "-")
+
+
+def split_resolver(text: str) -> tuple[str, int]:
+    """``HOST:PORT`` (an IPv6 address in brackets) → (host, port); ValueError if it is not that."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(text)
+    if not colon or not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(text)
+    return host, int(port)
+
+
+def redact(text: str) -> str:
+    """A URL without the password that it may hold."""
+    head, at, rest = text.rpartition("@")
+    scheme, slashes, user = head.rpartition("://")
+    if not at or ":" not in user:
+        return text
+    return f"{scheme}{slashes}{user.partition(':')[0]}:…@{rest}"
+
+
+def _read_file(path: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, TOML value) of one file; nothing if there is none."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise AvneError(
+            f"cannot read {path}: {error.strerror}", "Make it readable for you, or move it away."
+        ) from error
+    import tomllib
+
+    try:
+        table = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise AvneError(f"{path} is not TOML: {error}", "Correct that line; see https://toml.io.") from error
+    yield from _flatten("", table)
+
+
+def _flatten(prefix: str, table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flatten(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _unknown(problem: str, name: str, known: list[str]) -> AvneError:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, 1)
+    cure = f"Did you mean {near[0]}?" if near else f"The known ones: {', '.join(known)}."
+    return AvneError(problem, cure)
