@@ -28,8 +28,11 @@ MAX_HOST = 255  # characters of a name or address in OPEN and RESOLVE (RFC 1035 
 # DNS.
 DNS_MAX_UDP = 4096  # larger queries are not parsed: a 60 kB one costs 30 ms
 DNS_MAX_PENDING = 1024  # distinct questions in flight; more are answered SERVFAIL
+DNS_MAX_WAITING = 4096  # queries that wait for them; more are answered SERVFAIL
 DNS_CACHE_ENTRIES = 4096
+DNS_CACHE_BYTES = 4096  # records of one answer; larger ones are not kept
 DNS_NAMES = 100_000  # mapped names
+DNS_NAME_GRACE = 3600  # a mapped address keeps its name so long after its TTL: programs cache too
 
 # Log.
 LOG_BYTES = 1 << 20  # one session's log; the older half goes first

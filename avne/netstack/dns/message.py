@@ -14,45 +14,19 @@ proxy request can carry it; a label may hold any octet (RFC 2181 §11), a dot in
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from dnslib import DNSError, DNSHeader, DNSQuestion
-from dnslib.label import DNSBuffer
+from dnslib import EDNS0, DNSError, DNSHeader, DNSQuestion, DNSRecord
+from dnslib.label import DNSBuffer, DNSLabel
 
 from avne.errors import Malformed
 from avne.limits import DNS_MAX_UDP
-from avne.netstack.dns.response import Response
+from avne.netstack.dns import format as dns
+from avne.netstack.dns.response import Labels, Response
 
-NOERROR: Final = 0
-FORMERR: Final = 1
-SERVFAIL: Final = 2
-NXDOMAIN: Final = 3
-NOTIMP: Final = 4
-REFUSED: Final = 5
-BADVERS: Final = 16  # RFC 6891 §6.1.3; its upper bits travel in the OPT record
-
-A: Final = 1
-PTR: Final = 12
-AAAA: Final = 28
-OPT: Final = 41
-ANY: Final = 255
-IN: Final = 1
-
-HEADER: Final = 12  # bytes
 MIN_UDP: Final = 512  # RFC 1035 §2.3.4, RFC 6891 §6.2.5
 
-QR: Final = 0x8000
-TC: Final = 0x0200
-RD: Final = 0x0100
-RA: Final = 0x0080
-AD: Final = 0x0020
-CD: Final = 0x0010
-DO: Final = 0x8000  # in the OPT record's TTL field (RFC 6891 §6.1.4)
-
 _LABEL: Final = re.compile(rb"[a-z0-9_-]+")
-_RECORD: Final = struct.Struct("!HHIH")  # type, class, TTL, length (RFC 1035 §3.2.1)
 
 
 class Query(NamedTuple):
@@ -65,7 +39,7 @@ class Query(NamedTuple):
     number: int  # the message ID
     error: int
     question: bytes = b""
-    labels: tuple[bytes, ...] = ()
+    labels: Labels = ()
     qtype: int = 0
     recursion: bool = False
     authentic: bool = False  # AD: the client understands it (RFC 6840 §5.7)
@@ -84,51 +58,7 @@ class Query(NamedTuple):
     @property
     def key(self) -> bytes:
         """Equal for questions that have the same answer."""
-        return self.question.lower() + bytes((self.signed << 1 | self.unchecked,))
-
-
-class Record(NamedTuple):
-    """Where a resource record lies in its message; all offsets in bytes."""
-
-    start: int
-    rtype: int
-    rclass: int
-    ttl: int
-    ttl_at: int
-    data: int
-    end: int
-
-
-def records(wire: bytes, at: int, count: int) -> Iterator[Record]:
-    """The next `count` records from offset `at`; names are stepped over, not followed.
-
-    Raises `Malformed`.
-    """
-    for _ in range(count):
-        start = at
-        at = _after_name(wire, at)
-        if at + _RECORD.size > len(wire):
-            raise Malformed("dns-record")
-        rtype, rclass, ttl, length = _RECORD.unpack_from(wire, at)
-        data = at + _RECORD.size
-        if data + length > len(wire):
-            raise Malformed("dns-record")
-        yield Record(start, rtype, rclass, ttl, at + 4, data, data + length)
-        at = data + length
-
-
-def _after_name(wire: bytes, at: int) -> int:
-    """The offset behind the name at `at` (RFC 1035 §4.1.4)."""
-    while at < len(wire):
-        length = wire[at]
-        if length >= 0xC0:
-            return at + 2
-        if length > 63:
-            raise Malformed("dns-label")
-        at += 1 + length
-        if length == 0:
-            return at
-    raise Malformed("dns-name")
+        return self.question.lower() + bytes(((self.signed << 1) | self.unchecked,))
 
 
 def parse(wire: bytes) -> Query:
@@ -136,30 +66,30 @@ def parse(wire: bytes) -> Query:
 
     What deserves an error only comes back with `error` set (RFC 1035 §4.1.1).
     """
-    if not HEADER <= len(wire) <= DNS_MAX_UDP:
+    if not dns.HEADER.size <= len(wire) <= DNS_MAX_UDP:
         raise Malformed("dns-size")
     buffer = DNSBuffer(wire)
     header = DNSHeader.parse(buffer)
     if header.qr:
         raise Malformed("dns-not-a-query")
     if header.opcode != 0:
-        return Query(header.id, NOTIMP)
+        return Query(header.id, dns.NOTIMP)
     if header.q != 1:
-        return Query(header.id, FORMERR)
+        return Query(header.id, dns.FORMERR)
     try:
         question = DNSQuestion.parse(buffer)
     except (DNSError, RecursionError) as error:  # the latter by a chain of compression pointers
         raise Malformed("dns-question") from error
     labels = tuple(label.lower() for label in question.qname.label)
     length = sum(len(label) + 1 for label in labels) + 1
-    if buffer.offset != HEADER + length + 4:  # nothing comes before it that it could point to
+    if buffer.offset != dns.HEADER.size + length + 4:  # nothing comes before it that it could point to
         raise Malformed("dns-compressed-question")
     if length > 255 or any(len(label) > 63 for label in labels):
         raise Malformed("dns-name")
     query = Query(
         header.id,
         _refusal(question.qtype, question.qclass),
-        wire[HEADER : buffer.offset],
+        wire[dns.HEADER.size : buffer.offset],
         labels,
         question.qtype,
         bool(header.rd),
@@ -170,32 +100,32 @@ def parse(wire: bytes) -> Query:
 
 
 def _refusal(qtype: int, qclass: int) -> int:
-    if qclass != IN:
-        return REFUSED
+    if qclass != dns.IN:
+        return dns.REFUSED
     # OPT and the meta types (RFC 6895 §3.1: zone transfers, TSIG …) are no questions to a
     # resolver.  ANY is passed on: the resolver answers what it sees fit (RFC 8482 §4).
-    if qtype == OPT or (128 <= qtype < 256 and qtype != ANY):
-        return NOTIMP
-    return NOERROR
+    if qtype == dns.OPT or (128 <= qtype < 256 and qtype != dns.ANY):
+        return dns.NOTIMP
+    return dns.NOERROR
 
 
 def _with_edns(query: Query, wire: bytes, at: int, before: int, additional: int) -> Query:
     """`query` with what its OPT record says (RFC 6891 §6.1)."""
     found = [
         record
-        for index, record in enumerate(records(wire, at, before + additional))
-        if record.rtype == OPT and index >= before
+        for index, record in enumerate(dns.records(wire, at, before + additional))
+        if record.rtype == dns.OPT and index >= before
     ]
     if not found:
         return query
     opt = found[0]
     error = query.error
     if len(found) > 1 or wire[opt.start] != 0:
-        error = FORMERR
-    elif opt.ttl >> 16 & 0xFF:
-        error = BADVERS
+        error = dns.FORMERR
+    elif (opt.ttl >> 16) & 0xFF:
+        error = dns.BADVERS
     size = min(max(opt.rclass, MIN_UDP), DNS_MAX_UDP)
-    return query._replace(error=error, edns=True, signed=bool(opt.ttl & DO), size=size)
+    return query._replace(error=error, edns=True, signed=bool(opt.ttl & dns.DO), size=size)
 
 
 def reply(query: Query, response: Response, age: int, udp: bool) -> bytes:
@@ -203,25 +133,37 @@ def reply(query: Query, response: Response, age: int, udp: bool) -> bytes:
 
     Over UDP a reply too large for the client is cut down to its question, with TC (RFC 2181 §9).
     """
-    flags = QR | RA | response.rcode & 15
-    flags |= query.recursion * RD | query.unchecked * CD
+    flags = dns.QR | dns.RA | (response.rcode & 15)
+    flags |= (query.recursion and dns.RD) | (query.unchecked and dns.CD)
     if response.authentic and (query.authentic or query.signed):  # RFC 6840 §5.8
-        flags |= AD
+        flags |= dns.AD
     opt = _opt(response.rcode >> 4, query.signed) if query.edns else b""
-    answer, authority, additional = response.counts
-    size = HEADER + len(query.question) + len(response.body) + len(opt)
-    if udp and size > query.size:
-        flags |= TC
-        answer = authority = additional = 0
-        body = b""
-    else:
+    counts, body = response.counts, response.body
+    if udp and dns.HEADER.size + len(query.question) + len(body) + len(opt) > query.size:
+        flags |= dns.TC
+        counts, body = (0, 0, 0), b""
+    elif age:
         body = response.aged(age)
-    header = struct.pack(
-        "!6H", query.number, flags, bool(query.question), answer, authority, additional + query.edns
+    answers, authorities, additionals = counts
+    header = dns.HEADER.pack(
+        query.number, flags, bool(query.question), answers, authorities, additionals + query.edns
     )
     return header + query.question + body + opt
 
 
+def ask(query: Query) -> bytes:
+    """The question for a resolver, with ID 0; it does not tell how the guest spelt the name."""
+    record = DNSRecord(
+        DNSHeader(id=0, bitmap=dns.RD | dns.AD | (query.unchecked and dns.CD)),
+        q=DNSQuestion(DNSLabel(query.labels), query.qtype, dns.IN),
+    )
+    record.add_ar(EDNS0(udp_len=DNS_MAX_UDP, flags="do" if query.signed else ""))
+    return bytes(record.pack())
+
+
 def _opt(extended_rcode: int, signed: bool) -> bytes:
-    """Our OPT record: root name, type, the UDP size we take, extended rcode, version 0, flags."""
-    return struct.pack("!BHHBBHH", 0, OPT, DNS_MAX_UDP, extended_rcode, 0, signed * DO, 0)
+    """Our OPT record in a reply (RFC 6891 §6.1.2)."""
+    opt = EDNS0(udp_len=DNS_MAX_UDP, ext_rcode=extended_rcode, flags="do" if signed else "")
+    buffer = DNSBuffer()
+    opt.pack(buffer)
+    return bytes(buffer.data)

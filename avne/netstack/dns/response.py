@@ -15,18 +15,13 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from dnslib import QTYPE, RR, DNSHeader, DNSQuestion, DNSRecord
-from dnslib import AAAA as AAAARecord
-from dnslib import PTR as PTRRecord
-from dnslib import A as ARecord
+import dnslib
 from dnslib.label import DNSLabel
 
 from avne.errors import Malformed
-from avne.netstack.dns.format import (
-    AAAA, AD, ANY, HEADER, IN, NOERROR, NXDOMAIN, OPT, QR, SERVFAIL, SOA, TC, A, Record, records,
-)  # fmt: skip
+from avne.netstack.dns import format as dns
 
-MAX_TTL: Final = 86400  # RFC 8767 §4 advises a cap, of days to weeks; Tor itself keeps names 30 minutes
+MAX_TTL: Final = 86400
 MAX_NEGATIVE_TTL: Final = 3 * 3600  # RFC 2308 §5
 
 Labels = tuple[bytes, ...]
@@ -37,7 +32,7 @@ class Response(NamedTuple):
 
     rcode: int
     ttl: int = 0
-    found: bool = False  # records of the type that was asked for
+    found: bool = False  # it has records of the type that was asked for
     authentic: bool = False  # AD (RFC 4035 §3.2.3)
     counts: tuple[int, int, int] = (0, 0, 0)  # answer, authority, additional
     body: bytes = b""  # the records
@@ -58,21 +53,21 @@ def parse(wire: bytes, question: bytes) -> Response:
 
     Raises `Malformed` for what is no answer to it.
     """
-    start = HEADER.size + len(question)
+    start = dns.HEADER.size + len(question)
     if len(wire) < start:
         raise Malformed("dns-answer-size")
-    _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(wire)
-    if not flags & QR or questions != 1 or wire[HEADER.size : start].lower() != question:
+    _, flags, questions, answers, authorities, additionals = dns.HEADER.unpack_from(wire)
+    if not flags & dns.QR or questions != 1 or wire[dns.HEADER.size : start].lower() != question:
         raise Malformed("dns-answer-question")
-    if flags & TC:  # over TCP there is no reason to
+    if flags & dns.TC:  # over TCP there is no reason to
         raise Malformed("dns-answer-truncated")
-    every = list(records(wire, start, answers + authorities + additionals))
+    every = list(dns.records(wire, start, answers + authorities + additionals))
     rcode = flags & 15
     kept = len(every)
     for index, record in enumerate(every):
-        if record.rtype == OPT:
+        if record.rtype == dns.OPT:
             if record.ttl >> 24:  # an extended rcode is between the resolver and us
-                rcode = SERVFAIL
+                rcode = dns.SERVFAIL
             kept = index  # what follows it is additional, and rare: left out with it
             break
     if kept < answers + authorities:
@@ -80,12 +75,12 @@ def parse(wire: bytes, question: bytes) -> Response:
     rest = every[:kept]
     end = rest[-1].end if rest else start
     (qtype,) = struct.unpack_from("!H", question, len(question) - 4)
-    found = rcode == NOERROR and any(qtype in (record.rtype, ANY) for record in rest[:answers])
+    found = rcode == dns.NOERROR and any(qtype in (record.rtype, dns.ANY) for record in rest[:answers])
     return Response(
         rcode,
         _lifetime(rcode, found, wire, rest, answers, authorities),
         found,
-        bool(flags & AD),
+        bool(flags & dns.AD),
         (answers, authorities, kept - answers - authorities),
         wire[start:end],
         tuple(record.ttl_at - start for record in rest),
@@ -93,8 +88,11 @@ def parse(wire: bytes, question: bytes) -> Response:
     )
 
 
-def _is_address(record: Record) -> bool:
-    return record.rclass == IN and (record.rtype, record.end - record.data_at) in ((A, 4), (AAAA, 16))
+def _is_address(record: dns.Record) -> bool:
+    return record.rclass == dns.IN and (record.rtype, record.end - record.data_at) in (
+        (dns.A, 4),
+        (dns.AAAA, 16),
+    )
 
 
 def _ttl(value: int) -> int:
@@ -103,17 +101,17 @@ def _ttl(value: int) -> int:
 
 
 def _lifetime(
-    rcode: int, found: bool, wire: bytes, rest: Sequence[Record], answers: int, authorities: int
+    rcode: int, found: bool, wire: bytes, rest: Sequence[dns.Record], answers: int, authorities: int
 ) -> int:
     """How long the answer may be kept: the shortest TTL, or what its SOA allows (RFC 2308 §5)."""
-    if rcode not in (NOERROR, NXDOMAIN):
+    if rcode not in (dns.NOERROR, dns.NXDOMAIN):
         return 0
     ttls = [_ttl(record.ttl) for record in rest[:answers]]
     if found:
         return min(*ttls, MAX_TTL)
     for record in rest[answers : answers + authorities]:
-        if record.rtype == SOA and record.end - record.data_at >= 22:  # two names, five numbers
-            (minimum,) = struct.unpack_from("!I", wire, record.end - 4)
+        if record.rtype == dns.SOA and record.end - record.data_at >= 22:  # two names, five numbers
+            minimum = int.from_bytes(wire[record.end - 4 : record.end], "big")
             return min(*ttls, _ttl(record.ttl), minimum, MAX_NEGATIVE_TTL)
     return 0
 
@@ -121,10 +119,12 @@ def _lifetime(
 def local(labels: Labels, qtype: int, data: Sequence[Any], ttl: int) -> Response:
     """NOERROR with one record for each of dnslib's `data`; none: the name has no such type."""
     name = DNSLabel(labels)
-    message = DNSRecord(DNSHeader(id=0, bitmap=QR), q=DNSQuestion(name, qtype, IN))
+    message = dnslib.DNSRecord(
+        dnslib.DNSHeader(id=0, bitmap=dns.QR), q=dnslib.DNSQuestion(name, qtype, dns.IN)
+    )
     bare = bytes(message.pack())
-    message.add_answer(*(RR(name, qtype, IN, ttl, datum) for datum in data))
-    response = parse(bytes(message.pack()), bare[HEADER.size :])
+    message.add_answer(*(dnslib.RR(name, qtype, dns.IN, ttl, datum) for datum in data))
+    response = parse(bytes(message.pack()), bare[dns.HEADER.size :])
     return response if data else response._replace(ttl=ttl)
 
 
@@ -134,23 +134,26 @@ def addresses(labels: Labels, qtype: int, texts: Sequence[str], ttl: int) -> Res
     Raises `Malformed` when one of them is no address, or there is none at all.
     """
     try:
-        every = [AAAARecord(text) if ":" in text else ARecord(text) for text in texts]
+        every = [dnslib.AAAA(text) if ":" in text else dnslib.A(text) for text in texts]
     except ValueError as error:
         raise Malformed("resolved-address") from error
     if not every:
         raise Malformed("resolved-nothing")
-    return local(labels, qtype, [datum for datum in every if QTYPE[qtype] == type(datum).__name__], ttl)
+    return local(
+        labels, qtype, [datum for datum in every if dnslib.QTYPE[qtype] == type(datum).__name__], ttl
+    )
 
 
 def mapped(labels: Labels, qtype: int, address: bytes, ttl: int) -> Response:
     """The A or AAAA record of one address in bytes."""
-    record = ARecord if qtype == A else AAAARecord
+    record = dnslib.A if qtype == dns.A else dnslib.AAAA
     return local(labels, qtype, [record(tuple(address))], ttl)
 
 
 def pointer(labels: Labels, qtype: int, host: str, ttl: int) -> Response:
     """The PTR record to `host`; raises `Malformed` for what is no host name."""
-    target = host.rstrip(".").encode("ascii", "replace").split(b".")
-    if len(host) > 253 or not all(0 < len(label) < 64 for label in target) or b"?" in target:
+    host = host.rstrip(".")
+    target = host.encode("ascii", "replace").split(b".")
+    if not host.isascii() or len(host) > 253 or not all(0 < len(label) < 64 for label in target):
         raise Malformed("resolved-name")
-    return local(labels, qtype, [PTRRecord(DNSLabel(target))], ttl)
+    return local(labels, qtype, [dnslib.PTR(DNSLabel(target))], ttl)

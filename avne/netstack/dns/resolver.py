@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The machine that answers the guest's questions about names.
+
+Theory of operation
+    A question is answered at once when it can be: names of special use, onion names, what the
+    cache knows.  Any other gets a plan, the ways to its answer in order of preference, and the
+    next way is tried when one fails:
+
+    ========================  =====================  =========================================
+    question                  upstream is Tor        any other upstream
+    ========================  =====================  =========================================
+    A                         RESOLVE, ASK           ASK, MAP
+    AAAA                      ASK, RESOLVE           ASK, MAP
+    PTR of an address         RESOLVE, ASK           ASK
+    any other                 ASK                    ASK
+    ========================  =====================  =========================================
+
+    RESOLVE is Tor's own: quick, of one address (an IPv4 one where there are both), and it does
+    not tell why it failed.  ASK is DNS over TCP to the configured resolver, through the upstream;
+    it tells NXDOMAIN, NODATA and SERVFAIL apart, and is first for a client that wants signatures
+    (DO).  MAP answers with an address that stands for the name, so that the connection is opened
+    by name; it follows ASK, so that a name that does not exist is NXDOMAIN all the same.  When
+    every way has failed the answer is SERVFAIL; without a configured resolver, NOTIMP to what
+    only it could answer.
+
+    Equal questions share one plan however many clients ask.  A client that repeats a query (same
+    ID) while it is under way gets one answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from avne.errors import Malformed
+from avne.ipc.messages import Capability, Code, ResolveKind
+from avne.limits import DNS_MAX_PENDING, DNS_MAX_WAITING
+from avne.netstack.addresses import is_mapped
+from avne.netstack.dns import format as dns
+from avne.netstack.dns import message, response, special
+from avne.netstack.dns.cache import Cache
+from avne.netstack.dns.commands import Answer, CloseStream, Command, Log, OpenStream, Resolve, SendStream
+from avne.netstack.dns.message import Query
+from avne.netstack.dns.names import Names
+from avne.netstack.dns.pipeline import PAUSE, Pipeline
+from avne.netstack.dns.response import Response
+
+__all__ = [
+    "Answer", "CloseStream", "Command", "Config", "Log", "OpenStream", "Resolve", "Resolver", "SendStream",
+]  # fmt: skip
+
+RESOLVE_TIMEOUT: Final = 15.0  # Tor may have to build a circuit first
+RESOLVE_TTL: Final = 60  # where RESOLVE tells none
+
+# The ways to an answer.
+RESOLVE: Final = 1
+ASK: Final = 2
+MAP: Final = 3
+
+_SERVFAIL: Final = Response(dns.SERVFAIL)
+
+
+class Config(NamedTuple):
+    """`resolver`: host and port of a DNS server; `mapped_ttl`: the longest TTL, in seconds, of an
+    answer with a mapped address."""
+
+    resolver: tuple[str, int] | None = None
+    mapped_ttl: int = 300
+
+
+class _Client(NamedTuple):
+    client: object
+    query: Query
+    udp: bool
+
+
+class _Question:
+    """What is being found out, and who waits for it."""
+
+    __slots__ = ("clients", "deadline", "plan", "query")
+
+    def __init__(self, query: Query, plan: list[int]) -> None:
+        self.query = query  # the first one that asked
+        self.plan = plan  # ways that are left
+        self.clients: dict[tuple[object, int], _Client] = {}  # by client and message ID
+        self.deadline = 0.0  # of RESOLVE
+
+
+class Resolver:
+    """`token(n)` gives n random bytes.  What is to be done is queued in `commands`."""
+
+    def __init__(self, config: Config, token: Callable[[int], bytes]) -> None:
+        self.commands: deque[Command] = deque()
+        self.counters: Counter[str] = Counter()
+        self.names = Names(config.mapped_ttl)
+        self._mapped_ttl = config.mapped_ttl
+        self._cache = Cache()
+        self._capabilities: Capability | None = None
+        self._cached_with: Capability | None = None
+        self._questions: dict[bytes, _Question] = {}
+        self._waiting = 0
+        self._resolving: dict[int, _Question] = {}  # by query ID, in the order of their deadlines
+        self._last_id = 0
+        self._pipeline = None if config.resolver is None else Pipeline(*config.resolver, token, self.commands)
+
+    def query(self, wire: bytes, client: object, udp: bool, now: float) -> None:
+        """A query from `client` (hashable; what `Answer` carries back).
+
+        Raises `Malformed` for what gets no answer.
+        """
+        query = message.parse(wire)
+        known = self._known(query, now)
+        if known is not None:
+            self._answer(_Client(client, query, udp), *known)
+            return
+        question = self._questions.get(query.key) or _Question(query, self._plan(query))
+        begins = not question.clients
+        if begins and not question.plan:
+            self._answer(_Client(client, query, udp), Response(dns.NOTIMP))
+            return
+        if len(self._questions) + begins > DNS_MAX_PENDING or self._waiting >= DNS_MAX_WAITING:
+            self._count("dns-overload")
+            self._answer(_Client(client, query, udp), _SERVFAIL)
+            return
+        self._waiting += (client, query.number) not in question.clients
+        question.clients[client, query.number] = _Client(client, query, udp)
+        if begins:
+            self._questions[query.key] = question
+            self._advance(question, now)
+        else:
+            self._count("dns-shared")
+
+    def upstream_changed(self, capabilities: Capability | None) -> None:
+        """What the upstream can do now; None: there is no worker."""
+        if capabilities is None:
+            self._resolving.clear()
+            if self._pipeline is not None:
+                self._pipeline.reset()
+            for question in list(self._questions.values()):
+                self._finish(question, _SERVFAIL, 0.0)
+        elif capabilities != self._cached_with:
+            self._cache.clear()  # another upstream sees other names
+            self._cached_with = capabilities
+        self._capabilities = capabilities
+
+    def resolved(self, query_id: int, code: int, answers: list[str], ttl: int, now: float) -> None:
+        """The answer to a `Resolve`; `ttl` 0: it tells none."""
+        question = self._resolving.pop(query_id, None)
+        if question is None:  # too late
+            return
+        query = question.query
+        ttl = min(ttl or RESOLVE_TTL, response.MAX_TTL)
+        try:
+            if code != Code.SUCCEEDED or not answers:
+                raise Malformed("resolve-failed")
+            if query.qtype == dns.PTR:
+                found = response.pointer(query.labels, query.qtype, answers[0], ttl)
+            else:
+                found = response.addresses(query.labels, query.qtype, answers, ttl)
+        except Malformed as error:
+            self._count(f"dns-{error.reason}")
+            self._advance(question, now)
+        else:
+            self._settle(question, found, now)
+
+    def stream_opened(self, stream: int, now: float) -> None:
+        if self._pipeline is not None:
+            self._pipeline.opened(stream)
+
+    def stream_data(self, stream: int, data: bytes, now: float) -> None:
+        if self._pipeline is not None:
+            self._pipeline.received(stream, data, now)
+            self._take_results(now)
+
+    def stream_closed(self, stream: int, code: int, now: float) -> None:
+        """The stream could not be opened, or has ended."""
+        if self._pipeline is not None:
+            self._pipeline.closed(stream, now)
+            self._take_results(now)
+
+    def poll_at(self) -> float | None:
+        """When `handle_timer` is due; None: not by itself."""
+        due = [question.deadline for question in self._resolving.values()][:1]
+        pipeline = None if self._pipeline is None else self._pipeline.poll_at()
+        if pipeline is not None:
+            due.append(pipeline)
+        return min(due, default=None)
+
+    def handle_timer(self, now: float) -> None:
+        for query_id, question in list(self._resolving.items()):
+            if question.deadline > now:
+                break
+            del self._resolving[query_id]
+            self._count("dns-resolve-timeout")
+            self._advance(question, now)
+        if self._pipeline is not None:
+            self._pipeline.handle_timer(now)
+            self._take_results(now)
+
+    def _known(self, query: Query, now: float) -> tuple[Response, int] | None:
+        """The answer that needs nobody else, and its age in seconds."""
+        if query.error:
+            self._count("dns-refused")
+            return Response(query.error), 0
+        local = self._pointer_to_mapped(query) or special.answer(query.labels, query.qtype)
+        if local is not None:
+            self._count("dns-local" if query.labels[-1] == b"local" else "dns-special")
+            return local, 0
+        if self._capabilities is None:
+            self._count("dns-no-worker")
+            return _SERVFAIL, 0
+        if special.is_onion(query.labels):
+            if self._capabilities & Capability.RESOLVE:
+                return self._map(query, self._mapped_ttl, now), 0
+            return Response(dns.NXDOMAIN), 0  # RFC 7686 §2: not for anybody but Tor
+        cached = self._cache.get(query.key, now)
+        if cached is not None:
+            self._count("dns-cached")
+        return cached
+
+    def _pointer_to_mapped(self, query: Query) -> Response | None:
+        if query.qtype != dns.PTR:
+            return None
+        address = special.reversed_address(query.labels)
+        name = None if address is None else self.names.name_of(address)
+        return None if name is None else response.pointer(query.labels, dns.PTR, name, special.TTL)
+
+    def _plan(self, query: Query) -> list[int]:
+        """The ways to the answer, best first; see above."""
+        tor = bool(self._capabilities and self._capabilities & Capability.RESOLVE)
+        if query.qtype == dns.PTR and special.reversed_address(query.labels) is not None:
+            plan = [RESOLVE, ASK] if tor else [ASK]
+        elif query.host is None or query.qtype not in (dns.A, dns.AAAA):
+            plan = [ASK]
+        elif tor:
+            plan = [RESOLVE, ASK] if query.qtype == dns.A else [ASK, RESOLVE]
+        else:
+            plan = [ASK, MAP]
+        if query.signed and plan == [RESOLVE, ASK]:
+            plan.reverse()
+        return plan if self._pipeline is not None else [way for way in plan if way != ASK]
+
+    def _advance(self, question: _Question, now: float) -> None:
+        """Try the next way that is open."""
+        query, pipeline = question.query, self._pipeline
+        while question.plan:
+            way = question.plan.pop(0)
+            if way == RESOLVE:
+                self._resolve(question, now)
+                return
+            if way == MAP:
+                # Where only the resolver's absence kept us from the truth, not for long.
+                ttl = self._mapped_ttl if pipeline is None else min(self._mapped_ttl, int(PAUSE))
+                self._finish(question, self._map(query, ttl, now), now)
+                return
+            if pipeline is not None and pipeline.usable(now):
+                self._count("dns-ask")
+                pipeline.ask(message.ask(query), query.question.lower(), query.key, now)
+                return
+        self._finish(question, _SERVFAIL, now)
+
+    def _resolve(self, question: _Question, now: float) -> None:
+        self._count("dns-resolve")
+        query = question.query
+        if query.qtype == dns.PTR:
+            kind, what = ResolveKind.NAME, special.reversed_text(query.labels)
+        else:
+            kind, what = ResolveKind.ADDRESS, query.host or ""
+        self._last_id += 1
+        question.deadline = now + RESOLVE_TIMEOUT
+        self._resolving[self._last_id] = question
+        self.commands.append(Resolve(self._last_id, kind, what))
+
+    def _take_results(self, now: float) -> None:
+        assert self._pipeline is not None
+        results = self._pipeline.results
+        while results:
+            key, found = results.popleft()
+            question = self._questions[key]
+            # FORMERR, NOTIMP, REFUSED …: it does not serve us, so that another way may know more.
+            serves = found is not None and found.rcode in (dns.NOERROR, dns.SERVFAIL, dns.NXDOMAIN)
+            if found is None or (question.plan and not serves):
+                self._advance(question, now)
+            else:
+                self._settle(question, found, now)
+
+    def _settle(self, question: _Question, found: Response, now: float) -> None:
+        """There is an answer: see whether the guest may have it as it is."""
+        if found.found and MAP in question.plan:
+            found = self._map(question.query, min(found.ttl, self._mapped_ttl), now)
+        elif any(is_mapped(address) for address in found.addresses):
+            # A foreign name must not lead to what one of our addresses stands for (rebinding).
+            self._count("dns-rebinding")
+            found = _SERVFAIL
+        self._finish(question, found, now)
+
+    def _map(self, query: Query, ttl: int, now: float) -> Response:
+        assert query.host is not None
+        pair = self.names.map(query.host, now)
+        if pair is None:
+            self._count("dns-names-full")
+            return _SERVFAIL
+        self._count("dns-mapped")
+        return response.mapped(query.labels, query.qtype, pair[query.qtype == dns.AAAA], ttl)
+
+    def _finish(self, question: _Question, found: Response, now: float) -> None:
+        """Answer everybody who waits."""
+        del self._questions[question.query.key]
+        self._waiting -= len(question.clients)
+        self._cache.put(question.query.key, found, now)
+        for client in question.clients.values():
+            self._answer(client, found)
+
+    def _answer(self, client: _Client, found: Response, age: int = 0) -> None:
+        self._count(f"dns-rcode-{found.rcode}")
+        wire = message.reply(client.query, found, age, client.udp)
+        self.commands.append(Answer(client.client, wire))
+
+    def _count(self, what: str) -> None:
+        self.counters[what] += 1

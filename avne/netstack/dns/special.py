@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names that are answered here and never sent anywhere (RFC 6761, RFC 6303).
+
+Single-label names are not among them.  The environment has no search domain and avne knows no
+local names, so that the root's answer, mostly NXDOMAIN, is the truth about them; and exits ask
+for them as they are (tor(1), ServerDNSSearchDomains).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import dnslib
+
+from avne.netstack.dns import format as dns
+from avne.netstack.dns.response import Labels, Response, local
+
+TTL: Final = 60
+
+_NO_SUCH: Final = {
+    b"invalid",  # RFC 6761 §6.4
+    b"local",  # RFC 6762 §3: multicast DNS, which has nobody to ask here
+    b"exit",  # Tor's own notation, which names relays
+}
+_ONION: Final = re.compile(rb"[a-z2-7]{55}d")  # version 3, which ends in d (rend-spec-v3 §6)
+
+_V4: Final[Labels] = (b"in-addr", b"arpa")
+_V6: Final[Labels] = (b"ip6", b"arpa")
+# Reverse zones of private, link-local and reserved space, by how their addresses begin.
+_PRIVATE_V4: Final = (
+    "0.", "10.", "127.", "169.254.", "192.0.2.", "192.168.", "198.18.", "198.19.", "198.51.100.",
+    "203.0.113.", "255.255.255.255.",
+    *(f"172.{n}." for n in range(16, 32)),
+    *(f"100.{n}." for n in range(64, 128)),  # RFC 7793
+)  # fmt: skip
+_PRIVATE_V6: Final = ("fc", "fd", "fe8", "fe9", "fea", "feb", "20010db8", "0" * 31)
+_OCTET: Final = re.compile(rb"[0-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5]")
+_NIBBLE: Final = re.compile(rb"[0-9a-f]")
+
+
+def answer(labels: Labels, qtype: int) -> Response | None:
+    """The answer to a name of special use; None for every other name, and for good onion names."""
+    top = labels[-1] if labels else b""
+    if top == b"localhost":
+        return _localhost(labels, qtype)
+    if top == b"onion":
+        if not is_onion(labels):
+            return Response(dns.NXDOMAIN)
+        return None if qtype in (dns.A, dns.AAAA) else local(labels, qtype, [], 0)
+    if top in _NO_SUCH or _is_private(labels):
+        return Response(dns.NXDOMAIN)
+    return None
+
+
+def is_onion(labels: Labels) -> bool:
+    """An onion service's name, or one below it (RFC 7686)."""
+    return len(labels) >= 2 and labels[-1] == b"onion" and _ONION.fullmatch(labels[-2]) is not None
+
+
+def _localhost(labels: Labels, qtype: int) -> Response:
+    """RFC 6761 §6.3: the loopback addresses, for names below it as well."""
+    data = {dns.A: [dnslib.A("127.0.0.1")], dns.AAAA: [dnslib.AAAA("::1")]}
+    return local(labels, qtype, data.get(qtype, []), TTL)
+
+
+def reversed_address(labels: Labels) -> bytes | None:
+    """The address whose reverse name this is (RFC 1035 §3.5, RFC 3596 §2.5): 4 or 16 bytes."""
+    parts = _parts(labels)
+    if len(parts) != len(labels) - 2:
+        return None
+    if len(parts) == 4:
+        return bytes(map(int, parts))
+    return bytes.fromhex("".join(parts)) if len(parts) == 32 else None
+
+
+def reversed_text(labels: Labels) -> str:
+    """That address as text, without abbreviation."""
+    parts = _parts(labels)
+    if len(parts) == 4:
+        return ".".join(parts)
+    return ":".join("".join(parts[at : at + 4]) for at in range(0, 32, 4))
+
+
+def _is_private(labels: Labels) -> bool:
+    parts = _parts(labels)
+    if labels[-2:] == _V4:
+        return "".join(part + "." for part in parts).startswith(_PRIVATE_V4)
+    return "".join(parts).startswith(_PRIVATE_V6)
+
+
+def _parts(labels: Labels) -> list[str]:
+    """The octets or nibbles of a name in the reverse tree, the address's first one first."""
+    pattern = {_V4: _OCTET, _V6: _NIBBLE}.get(labels[-2:])
+    parts: list[str] = []
+    for label in reversed(labels[:-2]):
+        if pattern is None or not pattern.fullmatch(label):
+            break
+        parts.append(label.decode("ascii"))
+    return parts
