@@ -29,18 +29,19 @@ collect_ignore = [] if coverage.Coverage.current() else ["test_coverage.py"]
 
 
 @pytest.fixture(scope="session")
-def world() -> Iterator[Bed]:
-    """The servers and the SOCKS server, without Tor: half a second.  Commands run by tests must undo
-    what they did to it (start what they killed)."""
+def bed() -> Iterator[Bed]:
+    """The world's servers and its SOCKS server, without Tor: half a second.
+
+    A test undoes what it did to it: starts what it killed."""
     with Bed() as bed:
         yield bed
 
 
 @pytest.fixture(scope="session")
-def bed(world: Bed) -> Bed:
-    """The same world with the Tor network: 15 s, once."""
-    world.start_tor()
-    return world
+def tor(bed: Bed) -> str:
+    """The Tor network of the same world, 15 s, once; what `--upstream` calls its client."""
+    bed.start_tor()
+    return bed.tor
 
 
 @pytest.fixture

@@ -32,10 +32,10 @@ def watch_over() -> None:
     """Fork: the child goes on as the test run; the parent reaps, passes signals on, and ends as it ends."""
     sys.stdout.flush()
     sys.stderr.flush()
+    become_subreaper()  # before there can be an orphan; a child does not inherit it
     child = os.fork()
     if child == 0:
         return
-    become_subreaper()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child as well
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda got, _frame: os.kill(child, got))

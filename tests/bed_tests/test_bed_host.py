@@ -43,11 +43,11 @@ def test_the_wire_notices_a_packet_to_the_world():
         os.close(tun)
 
 
-def test_the_world_leaves_no_packet_on_the_wire(world, wire):
+def test_the_world_leaves_no_packet_on_the_wire(bed, wire):
     """Whatever a server or a relay does: the world has no line to the host's interfaces."""
     probe = f"import socket; socket.socket(2, 2).sendto(b'x', ('{places.V4}', 9))"
-    subprocess.run(world.inside(sys.executable, "-c", probe), check=True)
-    done = subprocess.run(world.inside("ip", "-br", "link"), check=True, capture_output=True, text=True)
+    subprocess.run(bed.inside(sys.executable, "-c", probe), check=True)
+    done = subprocess.run(bed.inside("ip", "-br", "link"), check=True, capture_output=True, text=True)
     assert sorted(row.split()[0] for row in done.stdout.splitlines()) == ["lo", "nobody"]
     assert of_the_world(wire.packets()) == []
 
@@ -114,15 +114,16 @@ def test_an_installation_runs_as_an_ordinary_user(installed, user):
 
 def test_what_a_run_leaves_is_found_and_ended():
     program = (
-        "from tests.bed import leftovers; import os, subprocess\n"
+        "from tests.bed import leftovers; import subprocess\n"
         "leftovers.watch_over(); before = leftovers.Snapshot()\n"
-        "subprocess.run('setsid --fork sleep 600 >/dev/null 2>&1', shell=True)\n"
+        "daemon = ['setsid', '--fork', 'sh', '-c', 'echo up; sleep 600; true']\n"
+        "with subprocess.Popen(daemon, stdout=subprocess.PIPE) as starter: starter.stdout.readline()\n"
         "print(before.leftovers()); print(before.leftovers())"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     first, second = done.stdout.splitlines()
     assert "sleep 600" in first, done
-    assert "sleep 600" not in second
+    assert second == "[]"
 
 
 def test_a_run_ends_as_its_child_ends():

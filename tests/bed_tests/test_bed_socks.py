@@ -31,29 +31,29 @@ TRUTH = [
 
 
 @pytest.mark.parametrize(("host", "port", "code"), TRUTH)
-def test_the_reply_says_what_connect_said(world, host, port, code):
+def test_the_reply_says_what_connect_said(bed, host, port, code):
     with pytest.raises(SocksError) as refusal:
-        socks_request(world.socks_path, CONNECT, host, port, 10)
+        socks_request(bed.socks_path, CONNECT, host, port, 10)
     assert refusal.value.code == code
 
 
 @pytest.mark.parametrize("host", ["www.test.example", "v6.test.example", places.V4, places.V6])
-def test_names_and_addresses_of_both_families_are_reached(world, host):
-    sock, _ = socks_request(world.socks_path, CONNECT, host, places.ECHO, 10)
+def test_names_and_addresses_of_both_families_are_reached(bed, host):
+    sock, _ = socks_request(bed.socks_path, CONNECT, host, places.ECHO, 10)
     with sock:
         sock.sendall(b"hello")
         assert receive_exactly(sock, 5) == b"hello"
 
 
-def test_what_it_cannot_do_is_refused(world):
+def test_what_it_cannot_do_is_refused(bed):
     with pytest.raises(SocksError) as refusal:
-        socks_request(world.socks_path, RESOLVE, "www.test.example", 0, 10)
+        socks_request(bed.socks_path, RESOLVE, "www.test.example", 0, 10)
     assert refusal.value.code == 7
 
 
-def test_an_end_is_passed_on_alone(world):
+def test_an_end_is_passed_on_alone(bed):
     """The answer comes after the end of what was sent: half-close."""
-    sock, _ = socks_request(world.socks_tcp, CONNECT, "www.test.example", places.DIGEST, 10)
+    sock, _ = socks_request(bed.socks_tcp, CONNECT, "www.test.example", places.DIGEST, 10)
     with sock:
         data = places.stream(3_000_000)
         sock.sendall(data)
@@ -62,8 +62,8 @@ def test_an_end_is_passed_on_alone(world):
     assert answer == f"3000000 {places.stream_sha256(3_000_000)}\n"
 
 
-def test_a_reset_is_passed_on_as_a_reset(world):
-    sock, _ = socks_request(world.socks_tcp, CONNECT, "www.test.example", places.RST_AFTER_DATA, 10)
+def test_a_reset_is_passed_on_as_a_reset(bed):
+    sock, _ = socks_request(bed.socks_tcp, CONNECT, "www.test.example", places.RST_AFTER_DATA, 10)
     with sock:
         assert receive_exactly(sock, places.RST_AFTER) == places.stream(places.RST_AFTER)
         sock.sendall(b".")
@@ -71,56 +71,56 @@ def test_a_reset_is_passed_on_as_a_reset(world):
             sock.recv(1)
 
 
-def test_a_reset_of_the_client_ends_the_connection(world):
-    before = world.socks_counters()
-    sock, _ = socks_request(world.socks_tcp, CONNECT, "www.test.example", places.SILENT, 10)
-    assert world.socks_counters()["open"] == before["open"] + 1
+def test_a_reset_of_the_client_ends_the_connection(bed):
+    before = bed.socks_counters()
+    sock, _ = socks_request(bed.socks_tcp, CONNECT, "www.test.example", places.SILENT, 10)
+    assert bed.socks_counters()["open"] == before["open"] + 1
     reset(sock)
     # The same server, one line after the other: it has seen the reset before it serves this.
-    other, _ = socks_request(world.socks_tcp, CONNECT, "www.test.example", places.DIGEST, 10)
+    other, _ = socks_request(bed.socks_tcp, CONNECT, "www.test.example", places.DIGEST, 10)
     with other:
         other.shutdown(socket.SHUT_WR)
         assert drain(other)[0] > 0
-    assert world.socks_counters()["total"] == before["total"] + 2
+    assert bed.socks_counters()["total"] == before["total"] + 2
 
 
-def test_a_closed_connection_is_no_reset(world):
-    sock, _ = socks_request(world.socks_tcp, CONNECT, "www.test.example", places.CLOSES, 10)
+def test_a_closed_connection_is_no_reset(bed):
+    sock, _ = socks_request(bed.socks_tcp, CONNECT, "www.test.example", places.CLOSES, 10)
     with sock:
         assert sock.recv(1) == b""
 
 
-def test_user_and_password(world):
-    user, password = world.socks_credentials
-    sock, _ = socks_request(world.socks_auth_path, CONNECT, places.V4, places.ECHO, 10, (user, password))
+def test_user_and_password(bed):
+    user, password = bed.socks_credentials
+    sock, _ = socks_request(bed.socks_auth_path, CONNECT, places.V4, places.ECHO, 10, (user, password))
     sock.close()
     with pytest.raises(SocksError):
-        socks_request(world.socks_auth_path, CONNECT, places.V4, places.ECHO, 10, (user, "wrong"))
+        socks_request(bed.socks_auth_path, CONNECT, places.V4, places.ECHO, 10, (user, "wrong"))
     with pytest.raises(SocksError):
-        socks_request(world.socks_auth_path, CONNECT, places.V4, places.ECHO, 10)
+        socks_request(bed.socks_auth_path, CONNECT, places.V4, places.ECHO, 10)
 
 
-def test_it_can_be_killed_and_comes_back_where_it_was(world):
-    sock, _ = socks_request(world.socks_tcp, CONNECT, places.V4, places.ECHO, 10)
+def test_it_can_be_killed_and_comes_back_where_it_was(bed):
+    sock, _ = socks_request(bed.socks_tcp, CONNECT, places.V4, places.ECHO, 10)
     with sock:
-        world.kill_socks()
+        bed.kill_socks()
         try:
             assert sock.recv(1) == b""
             with pytest.raises(ConnectionRefusedError):
-                dial(world.socks_tcp, 1)
+                dial(bed.socks_tcp, 1)
             with pytest.raises(ConnectionRefusedError):
-                dial(world.socks_path, 1)
+                dial(bed.socks_path, 1)
         finally:
-            world.start_socks()
-    for proxy in (world.socks_path, world.socks_tcp):
+            bed.start_socks()
+    for proxy in (bed.socks_path, bed.socks_tcp):
         socks_request(proxy, CONNECT, places.V4, places.ECHO, 10)[0].close()
 
 
 @pytest.mark.parametrize("name", ["www.test.example", "nx.test.example"])
-def test_the_resolver_of_the_world_is_reached_over_tcp(world, name):
+def test_the_resolver_of_the_world_is_reached_over_tcp(bed, name):
     """As avne asks it; and the world remembers the question."""
     query = struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0) + wire_name(name) + struct.pack("!HH", 16, 1)
-    sock, _ = socks_request(world.socks_path, CONNECT, places.V4, places.DNS, 10)
+    sock, _ = socks_request(bed.socks_path, CONNECT, places.V4, places.DNS, 10)
     with sock:
         sock.sendall(struct.pack("!H", len(query)) + query)
         answer = receive_exactly(sock, struct.unpack("!H", receive_exactly(sock, 2))[0])
@@ -128,4 +128,4 @@ def test_the_resolver_of_the_world_is_reached_over_tcp(world, name):
     assert (ident, flags & 15, questions) == (7, 3 if "nx" in name else 0, 1)
     assert answers == (0 if "nx" in name else 1)
     assert parse(query)[2] == name
-    assert (name, "TXT") in [(row["name"], row["type"]) for row in world.queries()]
+    assert (name, "TXT") in [(row["name"], row["type"]) for row in bed.queries()]

@@ -6,7 +6,7 @@ import pytest
 from tests.bed import places
 from tests.bed.tornet.socks_client import CONNECT, RESOLVE, SocksError, dial, receive_exactly, socks_request
 
-pytestmark = pytest.mark.tor
+pytestmark = [pytest.mark.tor, pytest.mark.usefixtures("tor")]
 
 
 def get(proxy, host, path="/"):

@@ -12,9 +12,9 @@ BYTES = 200_000_000
 
 
 @pytest.fixture
-def curl(world):
+def curl(bed):
     def run(*arguments, **settings):
-        host, port = world.socks_tcp
+        host, port = bed.socks_tcp
         command = ["curl", "-sS", "--socks5-hostname", f"{host}:{port}", "--max-time", "30", *arguments]
         return subprocess.run(command, capture_output=True, **settings)
 
@@ -53,8 +53,8 @@ def test_status(curl):
     assert b"404" in curl("-i", "http://www.test.example/nonsense").stdout.splitlines()[0]
 
 
-def test_git_clone(world, tmp_path):
-    host, port = world.socks_tcp
+def test_git_clone(bed, tmp_path):
+    host, port = bed.socks_tcp
     command = ["git", "-c", f"http.proxy=socks5h://{host}:{port}", "clone", "-q"]
     subprocess.run([*command, "http://www.test.example/git/hello.git", tmp_path / "hello"], check=True)
     assert (tmp_path / "hello" / "README").read_text() == "hello from the test bed\n"

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The commands of the project.  Each installs what it needs and works on a fresh Debian 12 or 13,
+# as root and as a user with sudo(8).
+
+PYTHON := .venv/bin/python
+HELPER := $(wildcard hatch_build.py avne/privileged/helper.c avne/privileged/request.h)
+
+.PHONY: help demo test lint format docs deps venv clean
+
+help:
+	@echo 'make demo    avne run wget, through a private Tor network on this machine'
+	@echo 'make test    lint, types, every test (needs root or sudo)'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make format  let ruff format the code'
+	@echo 'make docs    the documents that are made from the code'
+	@echo 'make venv    .venv with avne and what its tests need: .venv/bin/avne'
+	@echo 'make deps    the Debian packages that are missing'
+	@echo 'make clean   remove what was built'
+
+demo:
+	@scripts/deps demo
+	@$(MAKE) --no-print-directory venv
+	@scripts/as-root -m tests.bed.demo
+
+# The last line is pytest's summary.  ARGS='-k name' chooses tests.
+test:
+	@scripts/deps test
+	@$(MAKE) --no-print-directory lint
+	@scripts/as-root -m coverage run --source=avne -m pytest $(ARGS)
+
+lint: venv
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+	$(PYTHON) scripts/generate_docs.py --check
+
+format: venv
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+docs: venv
+	$(PYTHON) scripts/generate_docs.py
+
+deps:
+	@scripts/deps test
+
+venv: .venv/installed
+
+# Made anew when what is installed changes: the helper is compiled here.
+.venv/installed: pyproject.toml $(HELPER)
+	scripts/make-venv
+	touch $@
+
+clean:
+	rm -rf .venv build dist avne/privileged/avne-helper avne/privileged/_build.py
