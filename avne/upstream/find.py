@@ -15,7 +15,7 @@ PLACES: Final[tuple[Address, ...]] = ("/run/tor/socks", ("127.0.0.1", 9050), ("1
 TIMEOUT: Final = 1.0  # per step and place; a port that is closed refuses at once
 
 
-def find(places: Sequence[Address] = PLACES, timeout: float = TIMEOUT) -> UpstreamSpec | None:
+def find_tor(places: Sequence[Address] = PLACES, timeout: float = TIMEOUT) -> UpstreamSpec | None:
     """The first of `places` where something answers a SOCKS5 greeting, or None."""
     for address in places:
         spec = UpstreamSpec("tor", address)

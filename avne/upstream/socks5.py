@@ -32,14 +32,14 @@ REPLY_TIMEOUT: Final = 130.0  # Tor gives up by itself after 127 s at most
 
 COMMAND_CONNECT: Final = 0x01
 
-_ANONYMOUS: Final = b"\x05\x01\x00"  # VER, NMETHODS, "no authentication"
+ANONYMOUS_GREETING: Final = b"\x05\x01\x00"  # VER, NMETHODS, "no authentication"
 _WITH_PASSWORD: Final = b"\x05\x02\x00\x02"
 _REFUSED_METHODS: Final = 0xFF
 
 
 def greeting(spec: UpstreamSpec) -> bytes:
     """The first message to a SOCKS5 server (RFC 1928 §3)."""
-    return _ANONYMOUS if spec.username is None else _WITH_PASSWORD
+    return ANONYMOUS_GREETING if spec.username is None else _WITH_PASSWORD
 
 
 def is_method_reply(data: bytes) -> bool:

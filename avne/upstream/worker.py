@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An upstream worker: carries the netstack's flows over an upstream, in a process of its own.
+
+``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {endpoint, identity, upstream}``
+on the control line.  The loop's thread does everything but negotiate: that blocks, and happens
+on the pool's threads.  HELLO and READY with the netstack, and one look at the upstream, make
+``ready``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, Final, NoReturn
+
+from avne.errors import Malformed
+from avne.ipc import messages
+from avne.ipc.channel import Dealer, Payload
+from avne.ipc.control import Control
+from avne.ipc.messages import Code, ResolveKind, Sender, encode
+from avne.upstream import failure
+from avne.upstream.base import Attempt, OpenError, Resolved
+from avne.upstream.pool import Pool
+from avne.upstream.socks5 import Socks5
+from avne.upstream.spec import UpstreamSpec
+from avne.upstream.streams import Streams
+from avne.upstream.tor import Tor
+
+MESSAGES_PER_TURN: Final = 128
+STATS_INTERVAL: Final = 1.0
+DRAIN_BOUND: Final = 30.0  # for all flows together
+
+_UPSTREAMS: Final = {"socks5": Socks5, "tor": Tor}
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
+
+
+class Worker:
+    """The process."""
+
+    def __init__(self, control: Control, config: dict[str, Any]) -> None:
+        spec = UpstreamSpec.from_config(config["upstream"])
+        self._control = control
+        self._upstream = _UPSTREAMS[spec.kind](spec)
+        self._channel = Dealer(config["endpoint"], config["identity"].encode())
+        self._pool = Pool()
+        self._epoll = select.epoll()
+        self._streams = Streams(self._channel, self._epoll, self._upstream, self._log)
+        self._opening: dict[int, Attempt] = {}
+        self._last_stats = (0, 0, 0)
+        self._stats_at = 0.0
+        self._welcome = self._checked = False
+        self._drain_until: float | None = None
+
+    def run(self) -> NoReturn:
+        """Greet the netstack, look at the upstream, and work until drained or cut off."""
+        for fd in (self._control.fileno(), self._channel.fileno(), self._pool.wake):
+            self._epoll.register(fd, select.EPOLLIN)
+        about = messages.WIRE_VERSION, self._upstream.kind, int(self._upstream.capabilities)
+        self._channel.send(encode(messages.HELLO, 0, *about))
+        self._pool.submit(self._upstream.check, self._on_checked)
+        while not self._is_drained():
+            events = self._epoll.poll(self._timeout())
+            self._streams.now = time.monotonic()
+            for fd, mask in events:
+                if fd == self._control.fileno():
+                    self._read_control()
+                elif fd == self._pool.wake:
+                    self._pool.collect()
+                else:
+                    self._streams.on_event(fd, mask)
+            self._receive_messages()
+            self._streams.take_turn()
+            if self._checked:
+                self._streams.handle_timer()
+            self._report_stats()
+        os._exit(0)
+
+    def _timeout(self) -> float:
+        if self._channel.pending():
+            return 0.0
+        due = self._streams.now + 60.0
+        if self._checked:
+            due = min(due, self._streams.poll_at())
+        if self._stats() != self._last_stats:
+            due = min(due, self._stats_at)
+        if self._drain_until is not None:
+            due = min(due, self._drain_until)
+        return max(0.0, due - time.monotonic())
+
+    # The netstack.
+
+    def _receive_messages(self) -> None:
+        try:
+            for _ in range(MESSAGES_PER_TURN):
+                received = self._channel.receive()
+                if received is None:
+                    return
+                _, header, payload = received
+                message = messages.decode(header, Sender.NETSTACK)
+                if messages.TABLE[message[0]].payload != (payload is not None):
+                    raise Malformed("wire-payload")
+                self._handle(message, payload)
+        except Malformed as error:
+            self._log("error", "wire", {"reason": error.reason})
+            os._exit(1)
+
+    def _handle(self, message: list[Any], payload: Payload | None) -> None:
+        kind, number = message[0], message[1]
+        if kind == messages.OPEN:
+            self._open(number, *message[2:])
+        elif kind == messages.RESOLVE:
+            self._resolve(number, ResolveKind(message[2]), message[3])
+        elif kind == messages.READY:
+            self._welcome = True
+            self._announce()
+        elif kind == messages.DRAIN:
+            self._drain()
+        elif kind == messages.PING:
+            self._channel.send(encode(messages.PONG, number, message[2]))
+        elif number not in self._opening:
+            self._streams.handle(message, payload)
+        elif kind == messages.RESET:
+            self._opening.pop(number).cancel()
+        else:
+            raise Malformed("wire-turn")
+
+    def _open(self, number: int, host: str, port: int, credit: int) -> None:
+        if number in self._opening or number in self._streams:
+            raise Malformed("wire-turn")
+        if self._streams.draining:
+            self._refuse(number, OpenError(Code.UPSTREAM_DOWN, "this worker is about to end"))
+            return
+        attempt = self._opening[number] = Attempt()
+
+        def work() -> socket.socket:
+            return self._upstream.open(host, port, attempt)
+
+        def done(result: socket.socket | OpenError) -> None:
+            if self._opening.pop(number, None) is None:  # given up meanwhile
+                if isinstance(result, socket.socket):
+                    result.close()
+            elif isinstance(result, OpenError):
+                self._refuse(number, result)
+            else:
+                self._streams.adopt(number, result, credit)
+
+        self._pool.submit(work, done)
+
+    def _refuse(self, number: int, error: OpenError) -> None:
+        self._channel.send(encode(messages.REFUSED, number, error.code, error.detail))
+
+    def _resolve(self, number: int, kind: ResolveKind, what: str) -> None:
+        def work() -> Resolved:
+            return self._upstream.resolve(kind, what, Attempt())
+
+        def done(result: Resolved | OpenError) -> None:
+            if isinstance(result, OpenError):
+                self._channel.send(encode(messages.RESOLVED, number, result.code, [], 0))
+            else:
+                answer = int(Code.SUCCEEDED), result.answers, result.ttl
+                self._channel.send(encode(messages.RESOLVED, number, *answer))
+
+        self._pool.submit(work, done)
+
+    def _drain(self) -> None:
+        if self._drain_until is None:
+            self._drain_until = self._streams.now + DRAIN_BOUND
+            for number, attempt in self._opening.items():
+                attempt.cancel()
+                self._refuse(number, OpenError(Code.UPSTREAM_DOWN, "this worker is about to end"))
+            self._opening.clear()
+            self._streams.drain()
+
+    def _is_drained(self) -> bool:
+        if self._drain_until is None:
+            return False
+        return not len(self._streams) or time.monotonic() >= self._drain_until
+
+    def _stats(self) -> tuple[int, int, int]:
+        return len(self._streams), self._streams.bytes_up, self._streams.bytes_down
+
+    def _report_stats(self) -> None:
+        stats = self._stats()
+        if stats != self._last_stats and self._streams.now >= self._stats_at:
+            self._stats_at = self._streams.now + STATS_INTERVAL
+            self._last_stats = stats
+            self._channel.send(encode(messages.STATS, 0, *stats))
+
+    # The supervisor.
+
+    def _on_checked(self, result: OpenError | None) -> None:
+        if result is not None:
+            self._control.send("failed", *failure.explain(self._upstream.spec, result))
+            os._exit(1)
+        self._checked = True
+        self._announce()
+
+    def _announce(self) -> None:
+        if self._welcome and self._checked:
+            self._control.send("ready")
+
+    def _read_control(self) -> None:
+        received = self._control.receive()
+        if received and not received[0]:
+            os._exit(0)  # the supervisor has gone
+
+    def _log(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        with contextlib.suppress(BlockingIOError):  # a supervisor that is stopped (^Z) misses it
+            self._control.send("log", level, event, fields)
+
+
+def _introduce(kind: str, identity: str) -> None:
+    """The process's name for ps(1): "avne [tor 1]" for the identity "w1.1" (slot.generation)."""
+    slot = identity.lstrip("w").partition(".")[0]
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_NAME, f"avne [{kind} {slot}]".encode(), 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def main() -> None:
+    """Entry point: ``CONTROL_FD``."""
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    control = Control(sock)
+    received = control.receive(wait=True)
+    if not received or not received[0]:
+        return  # the supervisor went before we had begun
+    verb, config = received[0]
+    if verb != "config":
+        raise RuntimeError(f"expected config, got {verb}")
+    sock.setblocking(False)
+    _introduce(config["upstream"]["kind"], config["identity"])
+    worker = Worker(control, config)
+    gc.collect()
+    gc.freeze()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()
