@@ -177,7 +177,7 @@ def redact(text: str) -> str:
     scheme, slashes, user = head.rpartition("://")
     if not at or ":" not in user:
         return text
-    return f"{scheme}{slashes}{user.partition(':')[0]}:…@{rest}"
+    return f"{scheme}{slashes}{user.partition(':')[0]}:***@{rest}"
 
 
 def _read_file(path: str) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line: which command, its options, its help, and what every error looks like.
+
+Options after the program's name belong to the program.  Everything that a command needs
+is imported when it runs, so that ``avne run`` does not pay for ``avne doctor``.
+
+Exit codes: those of the command; 125 where ``avne run`` or the choice of a command fails,
+2 for wrong usage of another command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from avne.config import KEYS, option
+from avne.errors import EXIT_AVNE, EXIT_USAGE, AvneError
+
+_RUN_EXAMPLES = """\
+Examples:
+  avne run wget -qO- https://check.torproject.org/api/ip
+  avne run curl -v http://2gzyxa5ihm7nsggfxnu52rck2vt4rvmdlkiu3zzui5du4xyclen53wid.onion/
+  avne run                        your shell, with Tor as its only network
+"""
+
+
+class Command(NamedTuple):
+    """One command: `prepare` adds its arguments, `handle` runs it and gives the exit code."""
+
+    synopsis: str
+    help: str
+    prepare: Callable[[argparse.ArgumentParser], None]
+    handle: Callable[[argparse.Namespace], int]
+    usage_exit: int = EXIT_USAGE
+    examples: str = ""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are our errors."""
+
+    usage_exit = EXIT_USAGE
+
+    def error(self, message: str) -> Any:
+        raise AvneError(message, f"See: {self.prog} --help", self.usage_exit)
+
+
+class _ShortHelp(argparse.Action):
+    """``-h``: the usage and the examples; ``--help`` has everything."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        sys.stdout.write(parser.format_usage())
+        sys.stdout.write(f"\n{parser.epilog}\n" if parser.epilog else "")
+        sys.stdout.write(f"All options: {parser.prog} --help\n")
+        parser.exit()
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The argument parser of a command."""
+    command = COMMANDS[name]
+    parser = _Parser(
+        prog=f"avne {name}",
+        usage=f"avne {name} {command.synopsis}",
+        description=f"{command.help[0].upper()}{command.help[1:]}.",
+        epilog=command.examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.usage_exit = command.usage_exit
+    parser.add_argument("-h", action=_ShortHelp, nargs=0, help="show a short help")
+    parser.add_argument("--help", action="help", help="show this help")
+    command.prepare(parser)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The entry point: gives the exit code, and shows every error as its problem and cure."""
+    try:
+        return _dispatch(sys.argv[1:] if arguments is None else arguments)
+    except AvneError as error:
+        from avne.cli.console import Console
+
+        Console().error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        from avne.cli.signals import die_of
+
+        die_of(signal.SIGINT)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("avne: this is a fault of avne itself; please report it with the lines above", file=sys.stderr)
+        return EXIT_AVNE
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments:
+        sys.stderr.write(short_help())
+        return EXIT_USAGE
+    name, rest = arguments[0], arguments[1:]
+    if name == "-h":
+        sys.stdout.write(short_help())
+        return 0
+    if name == "--help":
+        sys.stdout.write(full_help())
+        return 0
+    if name == "--version":
+        from avne.cli.version import text
+
+        sys.stdout.write(text())
+        return 0
+    if name not in COMMANDS:
+        raise _unknown(name)
+    command = COMMANDS[name]
+    options = parser_of(name).parse_args(rest)
+    if name != "run":
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # avne config | head
+    return command.handle(options)
+
+
+def _unknown(name: str) -> AvneError:
+    if name.startswith("-"):
+        return AvneError(f"unknown option {name}", "Options come after the command; see: avne --help")
+    import difflib
+    import shutil
+
+    if shutil.which(name):
+        return AvneError(f"{name} is not an avne command", f"Did you mean: avne run {name} ...")
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    return AvneError(
+        f"{name} is not an avne command", f"Did you mean: avne {near[0]}" if near else "See: avne --help"
+    )
+
+
+def short_help() -> str:
+    return f"Usage: avne run [OPTION...] [--] [PROGRAM [ARGUMENT...]]\n\n{_RUN_EXAMPLES}\nMore: avne --help\n"
+
+
+def full_help() -> str:
+    """The commands, and where the rest is told."""
+    rows = "".join(f"  {name:8} {command.help}\n" for name, command in COMMANDS.items())
+    return (
+        "Usage: avne COMMAND [OPTION...]\n\n"
+        "avne runs any program in an environment whose only network is Tor.\n\n"
+        f"Commands:\n{rows}\n"
+        "Options:\n  -h         show a short help\n  --help     show this help\n"
+        "  --version  show the versions of avne and of what it stands on\n\n"
+        f"{_RUN_EXAMPLES}\n"
+        "Options of a command: avne help COMMAND.  Everything: man avne.\n"
+    )
+
+
+# The commands
+
+
+def _prepare_run(parser: argparse.ArgumentParser) -> None:
+    def setting(name: str, metavar: str, *short: str) -> None:
+        key = KEYS[name]
+        parser.add_argument(*short, option(name), dest=name, metavar=metavar, help=f"{key.help} ({key.form})")
+
+    setting("upstream", "URL")
+    setting("workers", "N")
+    setting("resolver", "HOST:PORT")
+    setting("helper", "KIND")
+    setting("tor.torrc", "FILE")
+    parser.add_argument("--log-names", dest="log_names", action="store_const", const="true",
+                        help="log the names and addresses of hosts")  # fmt: skip
+    parser.add_argument("-v", "--verbose", action="count",
+                        help="a line for each phase; twice: the log as well")  # fmt: skip
+    parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from avne.cli.run import run
+
+    program = options.program
+    if program[:1] == ["--"]:
+        program = program[1:]
+    flags = {name: getattr(options, name) for name in KEYS}
+    if options.verbose is not None:
+        flags["verbose"] = min(options.verbose, 2)
+    return run(program, flags, options.quiet)
+
+
+def _json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from avne.cli.doctor import doctor
+
+    return doctor(options.json)
+
+
+def _config(options: argparse.Namespace) -> int:
+    from avne.cli.show import show_config
+
+    return show_config(options.json)
+
+
+def _prepare_setup(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--remove", action="store_true", help="undo it")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands instead")
+
+
+def _setup(options: argparse.Namespace) -> int:
+    from avne.cli.setup import setup
+
+    return setup(options.remove, options.dry_run)
+
+
+def _prepare_help(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("command", nargs="?", choices=[*COMMANDS], metavar="COMMAND", help="one of avne's")
+
+
+def _help(options: argparse.Namespace) -> int:
+    sys.stdout.write(parser_of(options.command).format_help() if options.command else full_help())
+    return 0
+
+
+COMMANDS = {
+    "run": Command(
+        "[OPTION...] [--] [PROGRAM [ARGUMENT...]]",
+        "run a program, or your shell, with Tor as its only network",
+        _prepare_run,
+        _run,
+        EXIT_AVNE,
+        _RUN_EXAMPLES,
+    ),
+    "doctor": Command(
+        "[--json]",
+        "check what this machine has and what is missing",
+        _json_option,
+        _doctor,
+    ),
+    "setup": Command(
+        "[--remove] [--dry-run]",
+        "install the setuid helper, where users may not make namespaces",
+        _prepare_setup,
+        _setup,
+    ),
+    "config": Command(
+        "[--json]",
+        "show the settings in force and where they come from",
+        _json_option,
+        _config,
+    ),
+    "help": Command("[COMMAND]", "show the help of a command", _prepare_help, _help),
+}

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``avne run``: settings, upstream, session; then the supervisor; then the program's own end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from avne.cli.console import Console
+from avne.cli.signals import Interrupted, die_of, inherited
+from avne.cli.supervise import Job, Supervisor
+from avne.config import Config, load, split_resolver
+from avne.log import Log
+from avne.paths import Session, open_session, state_dir
+from avne.privileged import launch
+from avne.upstream.spec import UpstreamSpec, parse
+
+
+def run(program: list[str], flags: Mapping[str, Any], quiet: bool) -> int:
+    """Run `program`, the user's shell if it is empty; gives its exit code, or dies of its signal.
+
+    Raises `AvneError` for everything that keeps it from running.
+    """
+    state = inherited()
+    config = load(flags)
+    console = Console(quiet, config["verbose"])
+    warn_of_environment(os.environ, console)
+    helpers = launch.candidates(config["helper"])
+    try:
+        with _upstream(config, console) as upstream, _session(config, console) as (session, log):
+            listener = _listen(session)
+            job = Job(
+                argv=program or [os.environ.get("SHELL") or "/bin/sh"],
+                environ={**os.environ, "AVNE": "1", "AVNE_ID": session.id},
+                inherited=state,
+                helpers=helpers,
+                netstack=_netstack_config(session, config),
+                listener=listener,
+                upstream=upstream,
+                workers=config["workers"],
+            )
+            code = Supervisor(job, log, console).run()
+    except Interrupted as interrupted:
+        code = -interrupted.number
+    if code < 0:
+        die_of(-code)
+    return code
+
+
+def warn_of_environment(environ: Mapping[str, str], console: Console) -> None:
+    """Say what in the environment sends programs to a proxy that they cannot reach from inside."""
+    proxies = [
+        name for name, value in environ.items()
+        if value and name.lower().endswith("_proxy") and name.lower() != "no_proxy"
+    ]  # fmt: skip
+    if "torsocks" in environ.get("LD_PRELOAD", ""):
+        proxies.append("LD_PRELOAD (torsocks)")
+    if proxies:
+        console.notice(
+            f"{', '.join(proxies)} set: the program may look for a proxy that is not there; try unset"
+        )
+
+
+def isolated(spec: UpstreamSpec) -> UpstreamSpec:
+    """With a name and a password of this run's own, so that Tor gives it circuits of its own.
+
+    Tor compares them only (IsolateSOCKSAuth in tor(1)); they must not begin with ``<torS0X>``.
+    """
+    if spec.kind != "tor":
+        return spec
+    return spec._replace(username=f"avne-{os.urandom(8).hex()}", password=os.urandom(8).hex())
+
+
+@contextlib.contextmanager
+def _upstream(config: Config, console: Console) -> Iterator[UpstreamSpec]:
+    """The upstream to use; where it is avne's own Tor, that is held for as long as this."""
+    if config["upstream"] != "auto":
+        spec = parse(config["upstream"])
+        console.phase(f"upstream {spec.redacted()}, from {config.values['upstream'].origin}")
+        yield isolated(spec)
+        return
+    from avne.upstream.find import find_tor
+
+    if found := find_tor():
+        console.phase(f"upstream {found.redacted()}, found")
+        yield isolated(found)
+        return
+    from avne.upstream import keeper
+
+    def progress(percent: int, tag: str, summary: str) -> None:
+        console.progress(f"Tor is starting: {percent} % ({summary})")
+
+    with keeper.connect(state_dir(), config["tor.torrc"] or None, progress) as own:
+        console.progress("")
+        console.phase("avne's own Tor is ready")
+        yield isolated(own.spec)
+
+
+@contextlib.contextmanager
+def _session(config: Config, console: Console) -> Iterator[tuple[Session, Log]]:
+    session = open_session()
+    log = Log(session.id, config["log_names"], console.log if console.verbose > 1 else None)
+    try:
+        yield session, log
+    finally:
+        log.close()
+        session.close()
+
+
+def _listen(session: Session) -> int:
+    """The descriptor of the session's listening ipc socket, for the netstack to inherit."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(session.socket("net.ipc"))
+        listener.listen(64)
+        return listener.detach()
+
+
+def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
+    resolver = config["resolver"]
+    return {
+        "endpoint": f"ipc://{session.socket('net.ipc')}",
+        "resolver": None if resolver == "none" else split_resolver(resolver),
+        "workers": config["workers"],
+    }

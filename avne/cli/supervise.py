@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The supervisor: starts helper, netstack and workers, sends GO, and ends them in the right order.
+
+The only file of the supervisor that waits.  Its four phases, and what ends each:
+
+* STARTING: the tun has come and was handed to the netstack, the netstack and all workers are
+  ready → GO.  Anything that dies here ends the run with an error.
+* RUNNING: the program has ended (EXITED) → `drain`.  A dead worker is replaced; a dead netstack
+  is not: our copy of the tun is closed, so that the device vanishes, and the program is ended.
+* DRAINING: what the program had sent is handed on (`drained`), or the bound is reached → END.
+* ENDING: the environment is gone.
+
+Whatever happens, also an exception of ours, `run` leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any, NamedTuple
+
+from avne.cli.children import Part, Parts, died_early
+from avne.cli.console import Console
+from avne.cli.loop import Loop
+from avne.cli.signals import ENDING as ENDING_SIGNALS
+from avne.cli.signals import TERMINAL, Inherited, Interrupted, Signals
+from avne.cli.workers import Restarts, Worker, hopeless
+from avne.errors import EXIT_AVNE, AvneError
+from avne.log import Log
+from avne.privileged import launch
+from avne.upstream.spec import UpstreamSpec
+
+NETSTACK = "avne.netstack.process"
+START_BOUND = 60.0  # until everything is ready: a worker's proxy may take a while to answer
+TERM_BOUND = 5.0  # between TERM and KILL of a program that has lost its network
+DRAIN_NOTICE = 2.0
+DRAIN_BOUND = 30.0
+END_BOUND = 5.0
+
+STARTING, RUNNING, DRAINING, ENDING = range(4)
+
+
+class Job(NamedTuple):
+    """What to run, and with what."""
+
+    argv: list[str]
+    environ: dict[str, str]
+    inherited: Inherited
+    helpers: list[str]  # paths, in the order to try
+    netstack: dict[str, Any]  # the `config` of the netstack
+    listener: int  # the listening ipc socket
+    upstream: UpstreamSpec
+    workers: int
+
+
+class Supervisor:
+    """One run.  `run` gives the program's exit code, negative where a signal ended it."""
+
+    def __init__(self, job: Job, log: Log, console: Console) -> None:
+        self._job = job
+        self._log = log
+        self._console = console
+        self._phase = STARTING
+        self._exit: int | None = None
+        self._done = False
+        self._tun = -1
+        self._owing = 0
+        self._drained = False
+        self._term_at = -TERM_BOUND
+        self._helpers = list(job.helpers)
+        self._environment: launch.Environment | None = None
+        self._netstack: Part | None = None
+        self._workers: dict[int, Worker] = {}
+        self._restarts = {slot: Restarts() for slot in range(1, job.workers + 1)}
+        self._loop = Loop()
+        self._parts = Parts(self._loop, log)
+
+    def run(self) -> int:
+        """Raises `AvneError`, and `Interrupted` while the program has not been started."""
+        signals = Signals(self._job.inherited)
+        try:
+            self._loop.watch(signals.fileno(), lambda: self._on_signals(signals.read()))
+            self._start()
+            while not self._done:
+                self._loop.turn()
+            assert self._exit is not None
+            return self._exit
+        finally:
+            self._end_everything()
+            signals.close()
+            self._loop.close()
+
+    # Start
+
+    def _start(self) -> None:
+        job = self._job
+        self._loop.after(START_BOUND, "start", self._start_too_slow)
+        self._start_helper()
+        self._netstack = Part("the network process", "net", NETSTACK)
+        self._netstack.control.send("config", job.netstack, fds=(job.listener,))
+        self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
+        for slot in self._restarts:
+            self._start_worker(slot, 1)
+        self._console.phase("helper, netstack and workers started")
+
+    def _start_helper(self) -> None:
+        self._environment = launch.Environment(self._helpers.pop(0))
+        self._loop.watch(self._environment.fileno(), self._on_environment)
+
+    def _start_worker(self, slot: int, generation: int) -> None:
+        worker = Worker(slot, generation, self._job.netstack["endpoint"], self._job.upstream)
+        self._workers[slot] = worker
+        self._parts.watch(worker, self._on_worker, self._worker_died)
+
+    def _go_when_ready(self) -> None:
+        """GO, once the netstack has the tun and everybody has said that it is ready."""
+        if self._phase != STARTING or self._tun < 0 or not self._netstack or not self._netstack.ready:
+            return
+        if all(worker.ready for worker in self._workers.values()):
+            self._loop.cancel("start")
+            self._phase = RUNNING
+            self._parts.names_possible = True
+            self._console.phase("everything is ready")
+            assert self._environment
+            self._environment.go(self._job.argv, self._job.environ, *self._job.inherited)
+
+    def _start_too_slow(self) -> None:
+        late = [part.name for part in self._parts.running if not part.ready]
+        who = ", ".join(late) or "the environment"
+        raise AvneError(f"{who} was not ready within {START_BOUND:.0f} s", "Try again with -vv to see why.")
+
+    # The environment
+
+    def _on_environment(self) -> None:
+        assert self._environment
+        event = self._environment.receive()
+        if isinstance(event, launch.Tun):
+            self._console.phase("environment made")
+            self._tun = event.fd
+            assert self._netstack
+            self._netstack.control.send("tun", fds=(self._tun,))
+            self._go_when_ready()
+        elif isinstance(event, launch.Started):
+            self._console.phase(f"started {self._job.argv[0]}")
+        elif isinstance(event, launch.Exited):
+            self._program_ended(os.waitstatus_to_exitcode(event.status))
+        elif isinstance(event, launch.Failed):
+            self._helper_failed(event)
+        elif isinstance(event, launch.Gone):
+            self._environment_gone()
+
+    def _helper_failed(self, event: launch.Failed) -> None:
+        assert self._environment
+        if self._phase == STARTING and self._helpers and launch.another_may_work(event.stage):
+            self._log.event(
+                "info", "supervisor", "helper-fallback", {"stage": event.stage, "errno": event.errno}
+            )
+            self._loop.forget(self._environment.fileno())
+            self._environment.close()
+            self._start_helper()
+            return
+        raise launch.explain(event.stage, event.errno, self._environment.setuid)
+
+    def _environment_gone(self) -> None:
+        if self._phase == ENDING:
+            self._done = True
+            return
+        raise AvneError(
+            "the environment's own process ended, and the program with it",
+            "If nobody killed it, look at the kernel's log: dmesg | tail.",
+        )
+
+    def _program_ended(self, code: int) -> None:
+        self._console.phase(f"ended with {code}" if code >= 0 else f"ended by signal {-code}")
+        if self._exit is None:
+            self._exit = code
+        self._loop.cancel("kill")
+        if self._netstack is None:
+            self._end_environment()
+            return
+        self._phase = DRAINING
+        self._netstack.control.send("drain")
+        self._loop.after(DRAIN_NOTICE, "notice", self._tell_of_draining)
+        self._loop.after(DRAIN_BOUND, "drain", self._end_environment)
+
+    def _end_when_drained(self) -> None:
+        """Once the netstack owes nothing, and the workers have written what they held and ended."""
+        if self._phase == DRAINING and self._drained and not self._workers:
+            self._end_environment()
+
+    def _tell_of_draining(self) -> None:
+        count = (
+            f"{self._owing} connection{'s are' if self._owing != 1 else ' is'}"
+            if self._owing > 0
+            else "Tor is"
+        )
+        self._console.notice(f"{count} still sending what the program wrote; Ctrl-C ends it now")
+
+    def _end_environment(self) -> None:
+        self._phase = ENDING
+        self._loop.cancel()
+        assert self._environment
+        self._environment.end()
+        self._loop.after(END_BOUND, "end", self._stop_waiting)
+
+    def _stop_waiting(self) -> None:
+        self._done = True  # what is left is killed by `_end_everything`
+
+    # The netstack and the workers
+
+    def _on_netstack(self, part: Part, message: list[Any]) -> None:
+        match message:
+            case ["ready"]:
+                part.ready = True
+                self._console.phase("netstack ready")
+                self._go_when_ready()
+            case ["owing", count]:
+                self._owing = count
+            case ["drained", counters]:
+                self._log.event("info", "net", "counters", counters)
+                self._console.phase("everything has been handed on")
+                self._drained = True
+                self._end_when_drained()
+
+    def _netstack_died(self, part: Part) -> None:
+        """Fail closed: without our copy of the tun the device is gone, and with it all network."""
+        self._netstack = None
+        if self._tun >= 0:
+            os.close(self._tun)
+            self._tun = -1
+        if self._phase == STARTING:
+            raise died_early(part, self._log.path)
+        if self._phase == ENDING:
+            return
+        self._exit = EXIT_AVNE
+        said = f": {part.last_words}" if part.last_words else ""
+        cure = f"The log has more: {self._log.path}" if self._log.path else "Run it with -vv to see the log."
+        self._console.error(AvneError(f"the network process died, the program is ended{said}", cure))
+        if self._phase == DRAINING:
+            self._end_environment()
+        else:
+            self._signal(signal.SIGTERM)
+            self._loop.after(TERM_BOUND, "kill", lambda: self._signal(signal.SIGKILL))
+
+    def _on_worker(self, worker: Worker, message: list[Any]) -> None:
+        match message:
+            case ["ready"]:
+                worker.ready = True
+                self._restarts[worker.slot].succeeded()
+                self._console.phase(f"worker {worker.identity} ready")
+                self._go_when_ready()
+            case ["failed", problem, cure]:
+                worker.failed = AvneError(problem, cure)
+
+    def _worker_died(self, worker: Worker) -> None:
+        if self._phase == STARTING:
+            raise died_early(worker, self._log.path)
+        if self._netstack:
+            self._netstack.control.send("gone", worker.identity)
+        del self._workers[worker.slot]
+        self._end_when_drained()
+        if self._phase != RUNNING:
+            return
+        delay = self._restarts[worker.slot].delay(time.monotonic(), worker.failed is not None)
+        if delay is None:
+            raise hopeless(worker, self._log.path)
+        self._loop.after(
+            delay, worker.identity, lambda: self._start_worker(worker.slot, worker.generation + 1)
+        )
+
+    # Signals and the end
+
+    def _on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if self._phase == RUNNING:
+                if number not in TERMINAL:
+                    self._forward(number)
+            elif number in ENDING_SIGNALS:
+                if self._phase == STARTING:
+                    raise Interrupted(number)
+                if self._phase == DRAINING:
+                    self._exit = -number
+                    self._end_environment()
+
+    def _forward(self, number: int) -> None:
+        """To the program; a second TERM within TERM_BOUND becomes KILL."""
+        if number == signal.SIGTERM:
+            now = time.monotonic()
+            if now - self._term_at < TERM_BOUND:
+                number = signal.SIGKILL
+            self._term_at = now
+        self._signal(number)
+
+    def _signal(self, number: int) -> None:
+        assert self._environment
+        self._environment.signal(number)
+
+    def _end_everything(self) -> None:
+        """Leave nothing behind, from whatever state."""
+        if self._environment:
+            self._environment.close()
+        self._parts.end()
+        if self._tun >= 0:
+            os.close(self._tun)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The upstream workers: one process for each slot, and a new one for each that dies.
+
+A worker's identity is ``wSLOT.GENERATION``, never used twice.  The first successor of a
+slot starts at once, the next ones wait longer each; a slot whose workers crash more than
+MAX_CRASHES times in a minute ends the run.  A worker that says it failed (the proxy does
+not answer) is no crash: it is tried again for as long as the program runs.
+"""
+
+from __future__ import annotations
+
+from avne.cli.children import Part
+from avne.errors import AvneError
+from avne.upstream.spec import UpstreamSpec
+
+MODULE = "avne.upstream.worker"
+MAX_CRASHES = 5
+WINDOW = 60.0
+MAX_DELAY = 8.0
+
+
+class Restarts:
+    """When to start a slot's next worker.  Sans-IO."""
+
+    __slots__ = ("_crashes", "_failures")
+
+    def __init__(self) -> None:
+        self._crashes: list[float] = []
+        self._failures = 0
+
+    def delay(self, now: float, failed: bool) -> float | None:
+        """Seconds to wait after an end at `now`; None where it is hopeless."""
+        if failed:
+            self._failures += 1
+            return _backoff(self._failures)
+        self._crashes = [*(then for then in self._crashes if now - then < WINDOW), now]
+        return _backoff(len(self._crashes) - 1) if len(self._crashes) <= MAX_CRASHES else None
+
+    def succeeded(self) -> None:
+        """A worker became ready."""
+        self._failures = 0
+
+
+def _backoff(earlier: int) -> float:
+    return min(MAX_DELAY, 0.25 * 2.0 ** (earlier - 1)) if earlier else 0.0
+
+
+class Worker(Part):
+    """The process of one slot in one generation."""
+
+    __slots__ = ("generation", "identity", "slot")
+
+    def __init__(self, slot: int, generation: int, endpoint: str, upstream: UpstreamSpec) -> None:
+        super().__init__(f"upstream worker {slot}", f"w{slot}.{generation}", MODULE)
+        self.slot = slot
+        self.generation = generation
+        self.identity = f"w{slot}.{generation}"
+        config = {"endpoint": endpoint, "identity": self.identity, "upstream": upstream.to_config()}
+        self.control.send("config", config)
+
+
+def hopeless(worker: Worker, log_path: str) -> AvneError:
+    """What to tell when a slot's workers keep crashing."""
+    said = f": {worker.last_words}" if worker.last_words else ""
+    where = f"The log has more: {log_path}" if log_path else "Run it with -vv to see the log."
+    return AvneError(f"{worker.name} ended {MAX_CRASHES + 1} times in a minute{said}", where)
