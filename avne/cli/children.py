@@ -88,6 +88,14 @@ class Part:
         return os.waitstatus_to_exitcode(status), lines
 
 
+def close_on_exec() -> None:
+    """Keep what our caller left open from avne's processes; the helper closes it for the program."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # listdir's own
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
+
+
 def _wait(pid: int, within: float) -> int:
     """The wait status of our child `pid`, which is killed when it lives for longer than `within`."""
     pidfd = os.pidfd_open(pid)

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from avne.cli.children import close_on_exec
 from avne.cli.console import Console
 from avne.cli.signals import Interrupted, die_of, inherited
 from avne.cli.supervise import Job, Supervisor
@@ -25,6 +26,7 @@ def run(program: list[str], flags: Mapping[str, Any], quiet: bool) -> int:
     Raises `AvneError` for everything that keeps it from running.
     """
     state = inherited()
+    close_on_exec()
     config = load(flags)
     console = Console(quiet, config["verbose"])
     warn_of_environment(os.environ, console)
