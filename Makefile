@@ -19,7 +19,7 @@ help:
 
 demo:
 	@scripts/deps demo
-	@$(MAKE) --no-print-directory venv
+	@$(MAKE) -s venv
 	@scripts/as-root -m tests.bed.demo
 
 # The last line is pytest's summary.  ARGS='-k name' chooses tests.

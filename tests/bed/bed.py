@@ -68,6 +68,11 @@ class Bed:
     def __init__(self) -> None:
         if os.geteuid() != 0:
             raise BedError("the test bed needs root: run `make test`, which uses sudo, or become root")
+        if not os.path.exists("/dev/net/tun"):
+            raise BedError(
+                "this machine has no /dev/net/tun: run `modprobe tun`, or start the container "
+                "with --device /dev/net/tun"
+            )
         remove_stale()
         self.dir = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=BASE))
         self.dir.chmod(0o755)

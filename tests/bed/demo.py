@@ -96,13 +96,13 @@ def demo() -> int:
     if not AVNE.exists():
         print(f"{AVNE} is not there: make venv", file=sys.stderr)
         return 1
-    title("A private Tor network, and a web server that only its exits can reach")
+    title("A private Tor network, and a web server that only its exits can reach (about 15 s)")
     with Bed() as bed:
         begin = time.monotonic()
         bed.start_tor()
         nodes = [node["role"] for node in bed.network["nodes"].values()]
         counts = ", ".join(f"{nodes.count(role)} {role}" for role in dict.fromkeys(nodes))
-        indent(f"{counts} ({time.monotonic() - begin:.0f} s)")
+        indent(f"{counts}: up after {time.monotonic() - begin:.0f} s")
         with Wire() as wire, bed.control() as control:
             control.command("SETEVENTS STREAM")
             before = open_connections()

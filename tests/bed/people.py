@@ -114,5 +114,5 @@ def run_as(
 
 def caller() -> Person:
     """Who asked for this run: the user behind sudo(8), else root."""
-    name = os.environ.get("SUDO_USER", "root")
+    name = os.environ.get("SUDO_USER") or "root"
     return ROOT if name == "root" else find_person(name)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import select
 import socket
 import struct
 import sys
@@ -75,9 +76,10 @@ def digest(sock: socket.socket) -> None:
 
 
 def silent(sock: socket.socket) -> None:
-    """Until the other end is gone for good."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    threading.Event().wait()
+    """Until the connection is reset."""
+    poller = select.poll()
+    poller.register(sock, 0)
+    poller.poll()
 
 
 def listener(port: int, backlog: int = 1024) -> socket.socket:
