@@ -7,8 +7,8 @@ from avne.errors import Malformed
 from avne.limits import DNS_MAX_UDP
 
 
-def frame(message: bytes) -> bytes:
-    """`message` as it goes onto the stream."""
+def frame_reply(message: bytes) -> bytes:
+    """A reply as it goes onto the client's stream."""
     return len(message).to_bytes(2, "big") + message
 
 

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 from avne.errors import Malformed
 from avne.netstack.dns import response
 from avne.netstack.dns.commands import CloseStream, Command, Log, OpenStream, SendStream
-from avne.netstack.dns.framing import Framing, frame
+from avne.netstack.dns.framing import Framing
 from avne.netstack.dns.response import Response
 
 TIMEOUT: Final = 5.0
@@ -84,7 +84,7 @@ class Pipeline:
     def opened(self, stream: int) -> None:
         if stream == self._stream:
             self._open = True
-            data = b"".join(frame(_numbered(number, ex)) for number, ex in self._exchanges.items())
+            data = b"".join(_framed(number, ex) for number, ex in self._exchanges.items())
             self._commands.append(SendStream(stream, data))
 
     def received(self, stream: int, data: bytes, now: float) -> None:
@@ -148,7 +148,7 @@ class Pipeline:
         if not self._stream:
             self._connect()
         elif self._open:
-            self._commands.append(SendStream(self._stream, frame(_numbered(number, exchange))))
+            self._commands.append(SendStream(self._stream, _framed(number, exchange)))
 
     def _connect(self) -> None:
         self._streams += 1
@@ -193,5 +193,6 @@ class Pipeline:
         self._paused_until = now + PAUSE
 
 
-def _numbered(number: bytes, exchange: _Exchange) -> bytes:
-    return number + exchange.wire[2:]
+def _framed(number: bytes, exchange: _Exchange) -> bytes:
+    """The question as it goes onto the stream, under this ID."""
+    return len(exchange.wire).to_bytes(2, "big") + number + exchange.wire[2:]

@@ -69,15 +69,15 @@ def reversed_address(labels: Labels) -> bytes | None:
     parts = _parts(labels)
     if len(parts) != len(labels) - 2:
         return None
-    if len(parts) == 4:
-        return bytes(map(int, parts))
+    if labels[-2:] == _V4:
+        return bytes(map(int, parts)) if len(parts) == 4 else None
     return bytes.fromhex("".join(parts)) if len(parts) == 32 else None
 
 
 def reversed_text(labels: Labels) -> str:
     """That address as text, without abbreviation."""
     parts = _parts(labels)
-    if len(parts) == 4:
+    if labels[-2:] == _V4:
         return ".".join(parts)
     return ":".join("".join(parts[at : at + 4]) for at in range(0, 32, 4))
 
