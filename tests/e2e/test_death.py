@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What happens when a part dies: nothing leaves, nothing is left, and the program is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.bed import places
+
+CLIENT = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 7)); s.sendall(b"x"); s.recv(1)
+print("open", flush=True)
+s.settimeout(20)
+try:
+    print("got", s.recv(1), flush=True)
+except OSError as error:
+    print(type(error).__name__, flush=True)
+try:
+    s = socket.create_connection((sys.argv[1], 7), timeout=10); s.sendall(b"y"); print("again", s.recv(1), flush=True)
+except OSError as error:
+    print("no more:", type(error).__name__, flush=True)
+"""
+
+
+def _line(process):
+    return process.stdout.readline().strip()
+
+
+def _gone(pids, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, [
+            Path(f"/proc/{p}/cmdline").read_bytes() for p in pids if Path(f"/proc/{p}").exists()
+        ]
+        time.sleep(0.01)
+
+
+def test_a_killed_worker_resets_its_flows_and_is_replaced(avne, bed):
+    with avne.start("python3", "-c", CLIENT, places.V4, upstream=bed.socks) as process:
+        assert _line(process) == "open"
+        started = time.monotonic()
+        os.kill(process.part("tor 1"), signal.SIGKILL)
+        assert _line(process) == "ConnectionResetError"
+        assert time.monotonic() - started < 1.0
+        assert _line(process) == "again b'y'"
+        assert process.wait(10) == 0
+
+
+def test_without_a_netstack_the_program_has_no_network_and_the_run_ends(avne, bed):
+    with avne.start("python3", "-c", CLIENT, places.V4, upstream=bed.socks) as process:
+        assert _line(process) == "open"
+        everything = process.parts()
+        os.kill(process.part("net"), signal.SIGKILL)
+        assert process.wait(15) == 125
+        assert "again" not in process.stdout.read()
+        assert "netstack" in process.stderr.read()
+        _gone(everything)
+
+
+def test_without_a_supervisor_nothing_is_left(avne, bed):
+    with avne.start("python3", "-c", CLIENT, places.V4, upstream=bed.socks) as process:
+        assert _line(process) == "open"
+        everything = process.parts()
+        assert len(everything) >= 4
+        os.kill(process.supervisor, signal.SIGKILL)
+        _gone(everything)
+
+
+def test_without_an_init_the_program_ends(avne, bed):
+    with avne.start("python3", "-c", CLIENT, places.V4, upstream=bed.socks) as process:
+        assert _line(process) == "open"
+        everything = process.parts()
+        os.kill(process.init, signal.SIGKILL)
+        process.wait(15)
+        _gone(everything)
+
+
+def test_tor_killed_in_mid_download_is_a_reset_and_its_return_is_used(avne, bed, tor):
+    script = f"wget -q -t1 -O- http://{places.V4}/slow/2000 | wc -c; echo first; read go; curl -sS http://{places.V4}/"
+    with avne.start("bash", "-c", f"set -o pipefail; {script}", upstream=tor, stdin=True) as process:
+        deadline = time.monotonic() + 10
+        while not process.flowing() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.0)
+        bed.act_on_tor("client", "kill")
+        assert int(_line(process)) < 2000
+        assert _line(process) == "first"
+        bed.act_on_tor("client", "start")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.read() == places.PAGE
+        assert process.wait(20) == 0
+
+
+def test_tor_s_death_is_never_an_orderly_end(avne, bed, tor):
+    """A body without a length ends with the connection: a FIN would make it look whole."""
+    client = (
+        "import socket\n"
+        f"s = socket.create_connection(('{places.V4}', {places.CHARGEN}))\n"
+        "s.recv(1); print('flowing', flush=True)\n"
+        "try:\n"
+        "    while s.recv(65536): pass\n"
+        "    print('orderly end')\n"
+        "except ConnectionResetError: print('reset')\n"
+    )
+    try:
+        for _ in range(3):
+            with avne.start("python3", "-c", client, upstream=tor) as process:
+                assert _line(process) == "flowing"
+                bed.act_on_tor("client", "kill")
+                assert _line(process) == "reset"
+            bed.act_on_tor("client", "start")
+    finally:
+        bed.act_on_tor("client", "start")
