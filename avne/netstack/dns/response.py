@@ -131,14 +131,12 @@ def local(labels: Labels, qtype: int, data: Sequence[Any], ttl: int) -> Response
 def addresses(labels: Labels, qtype: int, texts: Sequence[str], ttl: int) -> Response:
     """The A or AAAA records of the addresses `texts` that are of that family.
 
-    Raises `Malformed` when one of them is no address, or there is none at all.
+    Raises `Malformed` when one of them is no address.
     """
     try:
         every = [dnslib.AAAA(text) if ":" in text else dnslib.A(text) for text in texts]
     except ValueError as error:
         raise Malformed("resolved-address") from error
-    if not every:
-        raise Malformed("resolved-nothing")
     return local(
         labels, qtype, [datum for datum in every if dnslib.QTYPE[qtype] == type(datum).__name__], ttl
     )

@@ -10,7 +10,22 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from dnslib import AAAA, CLASS, EDNS0, NS, PTR, QTYPE, RCODE, RR, SOA, TXT, A, DNSHeader, DNSQuestion, DNSRecord
+from dnslib import (
+    AAAA,
+    CLASS,
+    EDNS0,
+    NS,
+    PTR,
+    QTYPE,
+    RCODE,
+    RR,
+    SOA,
+    TXT,
+    A,
+    DNSHeader,
+    DNSQuestion,
+    DNSRecord,
+)
 
 from avne.ipc.messages import Capability, ResolveKind
 from avne.netstack.dns.commands import Answer, Command, OpenStream, Resolve, SendStream
@@ -57,7 +72,9 @@ class Playbook:
 # ---- what happens ------------------------------------------------------------------
 
 
-def query_wire(name: str, qtype: str = "A", number: int = 1, edns: int = 0, flags: str = "", **header: int) -> bytes:
+def query_wire(
+    name: str, qtype: str = "A", number: int = 1, edns: int = 0, flags: str = "", **header: int
+) -> bytes:
     """A stub's query; `edns`: the size it takes, `flags`: of the OPT record."""
     record = DNSRecord(DNSHeader(id=number, rd=header.pop("rd", 1), **header))
     record.add_question(DNSQuestion(name, getattr(QTYPE, qtype), CLASS.IN))
@@ -145,7 +162,9 @@ def server_says(stream: int, name: str, qtype: str, rcode: str, *records: str, *
 # ---- what it does ------------------------------------------------------------------
 
 
-def reply(rcode: str, *records: str, client: object = "stub", number: int = 1, flags: str | None = None) -> Step:
+def reply(
+    rcode: str, *records: str, client: object = "stub", number: int = 1, flags: str | None = None
+) -> Step:
     """An answer to `client`; `records`: of the answer section; `flags`: the header's, if they matter."""
 
     def step(book: Playbook) -> None:
@@ -154,7 +173,12 @@ def reply(rcode: str, *records: str, client: object = "stub", number: int = 1, f
         message = DNSRecord.parse(command.wire)
         header = message.header
         found = [f"{_bare(r.rname)} {r.ttl} {QTYPE[r.rtype]} {_bare(r.rdata)}" for r in message.rr]
-        assert (command.client, header.id, RCODE[header.rcode], found) == (client, number, rcode, list(records))
+        assert (command.client, header.id, RCODE[header.rcode], found) == (
+            client,
+            number,
+            rcode,
+            list(records),
+        )
         assert (header.qr, header.ra, header.aa) == (1, 1, 0)
         if flags is not None:
             assert " ".join(flag for flag in ("tc", "rd", "ad", "cd") if getattr(header, flag)) == flags

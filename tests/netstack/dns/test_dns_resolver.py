@@ -5,8 +5,21 @@ from __future__ import annotations
 
 import pytest
 from dns_playbook import (
-    SOCKS, TOR, Playbook, asks_tor, closed, opened, opens, passed, query, query_wire, reply, resolved, sent,
-    server_says, upstream,
+    SOCKS,
+    TOR,
+    Playbook,
+    asks_tor,
+    closed,
+    opened,
+    opens,
+    passed,
+    query,
+    query_wire,
+    reply,
+    resolved,
+    sent,
+    server_says,
+    upstream,
 )  # fmt: skip
 
 from avne.errors import Malformed
@@ -84,7 +97,9 @@ def test_failed_resolve_with_records_after_all(tor):
     tor << reply("NOERROR", "www.example 7 A 192.0.2.1")
 
 
-@pytest.mark.parametrize("answers", [["nonsense"], [], ["1.2.3.4.5"], ["1::2::3::4:5:6:7:8:9:a"], ["1.2.3.256"]])
+@pytest.mark.parametrize(
+    "answers", [["nonsense"], [], ["1.2.3.4.5"], ["1::2::3::4:5:6:7:8:9:a"], ["1.2.3.256"]]
+)
 def test_nonsense_from_a_worker_is_a_failure(tor, answers):
     tor >> query("www.example") << asks_tor(1, "www.example") >> resolved(1, 0, *answers) << opens(1)
 
@@ -106,6 +121,7 @@ def test_without_a_server_a_failure_stays_unknown():
     book.resolver.stream_closed(1, 0, 0)
     book.end()
     assert book.resolver.poll_at() is None
+    book >> query("www.example") << asks_tor(3, "www.example") >> upstream(None) << reply("SERVFAIL")
 
 
 def test_aaaa_is_asked_of_the_server(tor):
@@ -201,7 +217,9 @@ def test_pointer_of_an_address_is_asked_of_tor(tor, name, address):
     tor >> resolved(1, 0, "host.example") << reply("NOERROR", f"{name} 60 PTR host.example")
 
 
-@pytest.mark.parametrize("answer", ["hóst.example", "", "a" * 64 + ".example", "a..example", "a." * 127 + "a"])
+@pytest.mark.parametrize(
+    "answer", ["hóst.example", "", "a" * 64 + ".example", "a..example", "a." * 127 + "a"]
+)
 def test_pointer_to_nonsense_is_a_failure(tor, answer):
     tor >> query("9.8.8.8.in-addr.arpa", "PTR") << asks_tor(1, "8.8.8.9", ResolveKind.NAME)
     tor >> resolved(1, 0, answer) << opens(1)
@@ -306,7 +324,9 @@ def test_onion_names_are_mapped_and_never_sent(tor, name):
     assert tor.resolver.names.name_of(bytes((198, 18, 1, 0))) == name.lower()
 
 
-@pytest.mark.parametrize("name", ["onion", "expyuzz4wqqyqhjn.onion", ONION[1:], ONION.replace("2", "1"), "a.onion"])
+@pytest.mark.parametrize(
+    "name", ["onion", "expyuzz4wqqyqhjn.onion", ONION[1:], ONION.replace("2", "1"), "a.onion"]
+)
 @pytest.mark.parametrize("qtype", ["A", "AAAA", "MX"])
 def test_malformed_onion_names_do_not_exist(tor, name, qtype):
     tor >> query(name, qtype) << reply("NXDOMAIN")
@@ -387,7 +407,11 @@ def test_too_many_clients(tor, monkeypatch):
     tor >> query("a.example") << asks_tor(1, "a.example")
     tor >> query("a.example", number=2) >> query("a.example", number=3) << reply("SERVFAIL", number=3)
     tor >> resolved(1, 0, "192.0.2.1")
-    tor << reply("NOERROR", "a.example 60 A 192.0.2.1") << reply("NOERROR", "a.example 60 A 192.0.2.1", number=2)
+    (
+        tor
+        << reply("NOERROR", "a.example 60 A 192.0.2.1")
+        << reply("NOERROR", "a.example 60 A 192.0.2.1", number=2)
+    )
     tor >> query("b.example") << asks_tor(2, "b.example")
 
 

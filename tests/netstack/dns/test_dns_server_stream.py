@@ -5,7 +5,19 @@ from __future__ import annotations
 
 import pytest
 from dns_playbook import (
-    TOR, Playbook, closed, data, framed, opened, opens, passed, query, reply, sent, server_says, server_wire,
+    TOR,
+    Playbook,
+    closed,
+    data,
+    framed,
+    opened,
+    opens,
+    passed,
+    query,
+    reply,
+    sent,
+    server_says,
+    server_wire,
 )  # fmt: skip
 
 from avne.netstack.dns import resolver as machine
@@ -33,7 +45,11 @@ UNREACHABLE = Log("warning", "dns-resolver-unreachable", {"host": "192.0.2.53", 
 def answered(book, stream, *names):
     """The server answers, and so do we."""
     for name in names:
-        book >> server_says(stream, name, "MX", "NOERROR", f"{name} 60 TXT x") << reply("NOERROR", f'{name} 60 TXT "x"')
+        (
+            book
+            >> server_says(stream, name, "MX", "NOERROR", f"{name} 60 TXT x")
+            << reply("NOERROR", f'{name} 60 TXT "x"')
+        )
 
 
 def test_one_stream_for_all_questions(asked):
