@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from avne.ipc import messages
 from avne.ipc.channel import Payload, Router
@@ -55,7 +55,7 @@ class Rig:
             self.hello = self.receive(messages.HELLO)[0]
             self.send(messages.READY, 0)
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -189,7 +189,7 @@ class KillableTor:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def __enter__(self) -> KillableTor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

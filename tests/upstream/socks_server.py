@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 Stream = Callable[[socket.socket, str], None]
 
@@ -66,7 +66,7 @@ class SocksServer:
             self.address = path
         self._spawn(self._accept)
 
-    def __enter__(self) -> SocksServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
