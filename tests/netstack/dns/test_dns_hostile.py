@@ -27,7 +27,8 @@ QUERIES = [
     for edns in (0, 1232)
 ] + [
     query_wire("4.3.2.1.in-addr.arpa", "PTR"), query_wire("a.onion"), query_wire("b.local"),
-    query_wire("localhost", "AAAA"), query_wire("f." * 32 + "ip6.arpa", "PTR"), query_wire("f.f.ip6.arpa", "PTR"),
+    query_wire("localhost", "AAAA"), query_wire("f." * 32 + "ip6.arpa", "PTR"),
+    query_wire("f.f.f.f.ip6.arpa", "PTR"),
 ]  # fmt: skip
 
 

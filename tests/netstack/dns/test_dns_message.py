@@ -312,6 +312,13 @@ def test_local_records_are_what_dnslib_says():
     )  # fmt: skip
 
 
+def test_opt_is_found_behind_other_sections():
+    """An IXFR-like query carries authority records (RFC 1995 §3); labels are of up to 63 octets."""
+    before = b"\x3f" + b"a" * 63 + b"\0" + struct.pack("!HHIH", 6, 1, 0, 4) + b"data"
+    query = message.parse(raw(QUESTION, (1, 0, 2, 1), rest=before * 2 + opt(1400)))
+    assert (query.edns, query.size, query.error) == (True, 1400, NOERROR)
+
+
 def test_walk_ends_with_its_message():
     wire = bytes(DNSRecord(questions=[], rr=[RR("a.example", rdata=A("1.2.3.4"), ttl=5)]).pack()) + b"more"
     (found,) = records(wire, 12, 1)

@@ -106,8 +106,8 @@ def test_one_name_has_one_pair_of_addresses():
     "address",
     [
         "c6120000", "c61200ff", "c6120102", "c613ffff", "c0000201", "0a000001",
-        "fd61766e650000010000000000000000", "fd61766e6500000100000000000000ff", "fd61766e65000001ffffffffffffffff",
-        "fd61766e650000000000000000000100",
+        "fd61766e650000010000000000000000", "fd61766e6500000100000000000000ff",
+        "fd61766e65000001ffffffffffffffff", "fd61766e650000000000000000000100",
     ],
 )  # fmt: skip
 def test_addresses_without_a_name(address):

@@ -244,6 +244,20 @@ def test_private_space_is_not_asked_about(tor, name):
     tor >> query(name, "PTR") << reply("NXDOMAIN")
 
 
+@pytest.mark.parametrize(
+    ("address", "private"),
+    [
+        ("172.15.0.1", False), ("172.16.0.1", True), ("172.31.0.1", True), ("172.32.0.1", False),
+        ("100.63.0.1", False), ("100.64.0.1", True), ("100.127.0.1", True), ("100.128.0.1", False),
+        ("9.0.0.1", False), ("11.0.0.1", False), ("192.169.0.1", False), ("198.20.0.1", False),
+        ("255.255.255.254", False), ("255.255.255.255", True),
+    ],
+)  # fmt: skip
+def test_edges_of_private_space(tor, address, private):
+    tor >> query(".".join(reversed(address.split("."))) + ".in-addr.arpa", "PTR")
+    tor << (reply("NXDOMAIN") if private else asks_tor(1, address, ResolveKind.NAME))
+
+
 # ---- other upstreams: addresses that stand for names --------------------------------------
 
 
@@ -432,6 +446,7 @@ def test_no_worker():
     book >> query("www.example") << reply("SERVFAIL")
     book >> query(ONION) << reply("SERVFAIL")
     book >> query("localhost") << reply("NOERROR", "localhost 60 A 127.0.0.1")
+    assert book.resolver.counters["dns-no-worker"] == 2
     book >> upstream(TOR) >> query("www.example") << asks_tor(1, "www.example")
 
 
