@@ -88,8 +88,13 @@ class Part:
         return os.waitstatus_to_exitcode(status), lines
 
 
-def close_on_exec() -> None:
-    """Keep what our caller left open from avne's processes; the helper closes it for the program."""
+def settle_descriptors() -> None:
+    """Open 0 to 2 where they are closed, so that nothing of ours takes their place, and keep what
+    our caller left open beyond them from avne's processes; the helper closes it for the program.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # listdir's own
             if int(name) > 2:

@@ -143,7 +143,7 @@ def _upstream() -> str:
         found = find_tor()
         if found:
             return f"Tor answers at {found.redacted()}"
-        if not shutil.which("tor"):
+        if not _which_tor():
             raise AvneError("no Tor runs on this machine, and none is installed", "sudo apt install tor")
         return "no Tor runs; avne will start its own"
     spec = parse(config["upstream"])
@@ -155,8 +155,12 @@ def _upstream() -> str:
     return f"{spec.redacted()} answers"
 
 
+def _which_tor() -> str | None:
+    return shutil.which("tor", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+
+
 def _tor() -> str:
-    return shutil.which("tor") or "not installed (needed only where none runs)"
+    return _which_tor() or "not installed (needed only where none runs)"
 
 
 CHECKS: dict[str, Callable[[], str]] = {

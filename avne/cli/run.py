@@ -9,9 +9,9 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from avne.cli.children import close_on_exec
+from avne.cli.children import settle_descriptors
 from avne.cli.console import Console
-from avne.cli.signals import Interrupted, die_of, inherited
+from avne.cli.signals import Interrupted, die_of, inherited, take_terminal_back
 from avne.cli.supervise import Job, Supervisor
 from avne.config import Config, load, split_resolver
 from avne.log import Log
@@ -26,7 +26,7 @@ def run(program: list[str], flags: Mapping[str, Any], quiet: bool) -> int:
     Raises `AvneError` for everything that keeps it from running.
     """
     state = inherited()
-    close_on_exec()
+    settle_descriptors()
     config = load(flags)
     console = Console(quiet, config["verbose"])
     warn_of_environment(os.environ, console)
@@ -45,6 +45,7 @@ def run(program: list[str], flags: Mapping[str, Any], quiet: bool) -> int:
                 workers=config["workers"],
             )
             code = Supervisor(job, log, console).run()
+            take_terminal_back()
     except Interrupted as interrupted:
         code = -interrupted.number
     if code < 0:

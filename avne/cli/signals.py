@@ -104,6 +104,24 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     """A handler, so that the number goes to the pipe."""
 
 
+def take_terminal_back() -> None:
+    """Make our process group the terminal's foreground group again, if the one that is has ended.
+
+    A shell inside makes itself that, and at its end cannot name the group that it had the terminal
+    from: that is outside its pid namespace.
+    """
+    with contextlib.suppress(OSError):
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            os.killpg(os.tcgetpgrp(terminal), 0)
+        except ProcessLookupError:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
+            os.tcsetpgrp(terminal, os.getpgrp())
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        finally:
+            os.close(terminal)
+
+
 def die_of(number: int) -> NoReturn:
     """End this process by the signal that ended the program, so that a shell sees the same.
 

@@ -139,7 +139,7 @@ def test_end_asks_first_and_takes_the_last_words(start):
 def test_a_part_has_its_own_session_and_only_its_four_descriptors(start):
     leak = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(leak, True)  # as from a shell's exec 9<file
-    children.close_on_exec()
+    children.settle_descriptors()
     code = """
 import os
 own = [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
