@@ -18,7 +18,7 @@ from dns_playbook import (
     sent,
     server_says,
     server_wire,
-)  # fmt: skip
+)
 
 from avne.netstack.dns import resolver as machine
 from avne.netstack.dns.commands import CloseStream, Log
