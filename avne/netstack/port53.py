@@ -43,7 +43,9 @@ class GuestStream:
     def __init__(self, port53: Port53) -> None:
         self._port53 = port53
         self._framing = Framing()
+        self._asked: set[bytes] = set()  # the IDs of queries that have no answer yet
         self._open = True
+        self._finished = False
         self._connection: Connection
 
     def start(self, connection: Connection) -> None:
@@ -51,8 +53,11 @@ class GuestStream:
         connection.accept(_WINDOW)
 
     def answer(self, stack: Stack, wire: bytes) -> None:
-        if self._open:
-            self._connection.write(memoryview(frame_reply(wire)))
+        if not self._open:
+            return
+        self._connection.write(memoryview(frame_reply(wire)))
+        self._asked.discard(wire[:2])
+        self._shut_when_answered()
 
     def established(self, now: float) -> None:
         pass
@@ -61,15 +66,21 @@ class GuestStream:
         self._connection.grant(len(payload))
         try:
             for wire in self._framing.feed(bytes(payload)):
+                self._asked.add(wire[:2])
                 self._port53.ask(wire, self, False, now)
         except Malformed as error:
             self._port53.stack.count(f"malformed-{error.reason}")
             self._connection.abort(now)
 
     def received_fin(self, now: float) -> None:
-        # Answers still under way are not waited for: a resolver library closes when it has them.
-        self._open = False
-        self._connection.shutdown()
+        self._finished = True
+        self._shut_when_answered()
+
+    def _shut_when_answered(self) -> None:
+        """RFC 7766 §6.2.4: a client that has sent its last query still gets its answers."""
+        if self._finished and not self._asked:
+            self._open = False
+            self._connection.shutdown()
 
     def acked(self, count: int, now: float) -> None:
         pass
@@ -138,6 +149,7 @@ class Port53:
     def __init__(self, stack: Stack, resolver: tuple[str, int] | None, token: Callable[[int], bytes]) -> None:
         self.stack = stack
         self.resolver = dns.Resolver(dns.Config(resolver=resolver), token)
+        self.resolver.counters = stack.counters
         self.names = self.resolver.names
         self.streams: dict[int, ServerStream] = {}
 
