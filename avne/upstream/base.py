@@ -77,7 +77,7 @@ class Upstream:
         raise NotImplementedError
 
     def open(self, host: str, port: int, attempt: Attempt) -> socket.socket:
-        """A connected socket to `host` (an address, or a name that only the far end resolves).
+        """A connected, non-blocking socket to `host` (an address, or a name that only the far end resolves).
 
         Every byte that the destination sent can still be read from it.  Raises `OpenError`.
         """

@@ -11,7 +11,8 @@ only come from the same Tor process.  (A fresh connection could reach Tor's succ
                          a new spare)      2 s silence ► as good as dead
 
 Ends that come while an answer is awaited wait for the next spare, which was opened before them.
-A spare that dies unasked within a second of an end says the same as one that dies asked.
+A spare that dies unasked within a second of an end says the same as one that dies asked,
+to all flows that were open then.
 Tor closes connections that have asked nothing for two minutes, so a spare is replaced in time.
 """
 
@@ -50,9 +51,9 @@ class Canary:
         self._renew_at = 0.0  # of the spare, or of the next attempt
         self._died_at = float("-inf")
 
-    def flow_ended(self, flow: int, now: float) -> None:
-        """`flow` has hung up."""
-        if now - self._died_at <= NEARBY:
+    def flow_ended(self, flow: int, opened: float, now: float) -> None:
+        """`flow`, open since `opened`, has hung up."""
+        if opened <= self._died_at and now - self._died_at <= NEARBY:
             self.verdicts.append((flow, False))
             return
         if not self._waiting and not self._asked:

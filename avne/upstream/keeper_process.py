@@ -25,7 +25,7 @@ from avne.spawn import child_environment
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
-TERM_PATIENCE: Final = 5.0  # seconds between SIGTERM and SIGKILL
+TERM_PATIENCE: Final = 3.0  # seconds between SIGTERM and SIGKILL
 
 _BOOTSTRAPPED: Final = re.compile(r"Bootstrapped (\d+)% \(([^)]*)\): (.*)")
 _TROUBLE: Final = re.compile(r"\[(?:warn|err)\] (?!.*(?:see warnings above|You are running Tor as root))(.*)")

@@ -30,9 +30,9 @@ class Lookout:
         self._asked: socket.socket | None = None
         self._answer = b""
 
-    def flow_ended(self, flow: int, now: float) -> None:
-        """The upstream has hung up on `flow`, which awaits a verdict."""
-        self._canary.flow_ended(flow, now)
+    def flow_ended(self, flow: int, opened: float, now: float) -> None:
+        """The upstream has hung up on `flow`, open since `opened`, which awaits a verdict."""
+        self._canary.flow_ended(flow, opened, now)
         self._obey(now)
 
     def flow_gone(self, flow: int) -> None:

@@ -122,7 +122,9 @@ class Socks5(Upstream):
             finally:
                 attempt.release()
             stack.pop_all()
-            return socket.socket(sock.family, sock.type, 0, sock.detach()), bound
+            plain = socket.socket(sock.family, sock.type, 0, sock.detach())
+            plain.setblocking(False)
+            return plain, bound
 
 
 def encode_address(host: str) -> bytes:

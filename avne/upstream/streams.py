@@ -40,10 +40,11 @@ Log = Callable[[str, str, dict[str, Any]], None]  # level, event, fields
 class Stream:
     """An open flow: its socket and its books."""
 
-    __slots__ = ("data_header", "fd", "number", "readable", "relay", "scheduled", "sock")
+    __slots__ = ("data_header", "fd", "number", "opened", "readable", "relay", "scheduled", "sock")
 
-    def __init__(self, number: int, sock: socket.socket, relay: Relay) -> None:
+    def __init__(self, number: int, sock: socket.socket, relay: Relay, opened: float) -> None:
         self.number = number
+        self.opened = opened
         self.sock = sock
         self.fd = sock.fileno()
         self.relay = relay
@@ -81,10 +82,9 @@ class Streams:
         return number in self._streams
 
     def adopt(self, number: int, sock: socket.socket, credit: int) -> None:
-        """A new flow on a connected socket; the netstack grants `credit` bytes down."""
-        sock.setblocking(False)
+        """A new flow on a connected, non-blocking socket; the netstack grants `credit` bytes down."""
         relay = Relay(self._budget, credit, self._half_close, self._lookout is not None)
-        stream = Stream(number, sock, relay)
+        stream = Stream(number, sock, relay, self.now)
         self._streams[number] = self._by_fd[stream.fd] = stream
         self._channel.send(encode(messages.OPENED, number, relay.grant))
         self._epoll.register(stream.fd, _EVENTS)
@@ -175,7 +175,7 @@ class Streams:
 
     def _hang_up(self, stream: Stream) -> None:
         if stream.relay.hang_up() and self._lookout:
-            self._lookout.flow_ended(stream.number, self.now)
+            self._lookout.flow_ended(stream.number, stream.opened, self.now)
             self._heed_verdicts()
 
     def _heed_verdicts(self) -> None:

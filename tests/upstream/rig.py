@@ -127,6 +127,13 @@ class Rig:
         _, header, payload = received
         self._seen.append((decode(header, Sender.WORKER), payload))
 
+    def log(self) -> list[Any]:
+        """The next log event."""
+        while not self.logs:
+            assert select.select([self.control], [], [], TIMEOUT)[0]
+            self._read_control()
+        return self.logs.pop(0)
+
     def _read_control(self) -> list[Any]:
         received = self.control.receive()
         assert received is not None

@@ -50,6 +50,7 @@ class SocksServer:
         self.auth_reply = b"\x01\0"
         self.trailing = b""  # sent in one write with the reply
         self.gate: threading.Event | None = None  # a request waits for it
+        self.mute = False  # greetings are not answered
         self.stream = stream
         self.requests: list[Request] = []
         self.greetings = 0
@@ -74,6 +75,8 @@ class SocksServer:
 
     def close(self) -> None:
         """End like a process that exits: everything at once."""
+        if self._listener.fileno() < 0:
+            return
         self._listener.shutdown(socket.SHUT_RDWR)
         if self.gate:
             self.gate.set()
@@ -89,6 +92,11 @@ class SocksServer:
             for connection in self._connections:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def connections(self) -> int:
+        with self._lock:
+            return len(self._connections)
 
     def serve_forever(self) -> None:
         self._threads[0].join()
@@ -130,6 +138,10 @@ class SocksServer:
         _, count = _exactly(sock, 2)
         methods = _exactly(sock, count)
         self.greetings += 1
+        if self.mute:
+            while sock.recv(100):
+                pass
+            return None
         username = password = None
         if self.method is not None:
             self._send(sock, self.method)
@@ -154,7 +166,7 @@ class SocksServer:
             self.gate.wait()
         reply = self.answers.get(command, self.reply)
         self._send(sock, reply + self.trailing)
-        if reply[1] or command != 1:
+        if reply[1:2] != b"\0" or command != 1:
             return None
         return address.decode() if atyp == 3 else socket.inet_ntop({1: 2, 4: 10}[atyp], address)
 

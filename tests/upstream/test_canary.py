@@ -32,7 +32,7 @@ def bird() -> Bird:
 
 
 def test_a_reply_shows_that_ends_were_the_servers(bird: Bird) -> None:
-    bird.flow_ended(1, 10.0)
+    bird.flow_ended(1, 5.0, 10.0)
     assert bird.take() == ([ASK, CONNECT], [])
     assert bird.poll_at() == 10.0 + PATIENCE
     bird.answered(True, 10.1)
@@ -43,16 +43,16 @@ def test_a_reply_shows_that_ends_were_the_servers(bird: Bird) -> None:
 
 
 def test_an_end_of_the_asked_connection_is_death(bird: Bird) -> None:
-    bird.flow_ended(1, 10.0)
+    bird.flow_ended(1, 5.0, 10.0)
     bird.take()
     bird.answered(False, 10.01)
     assert bird.take() == ([CLOSE_ASKED], [(1, False)])
-    bird.flow_ended(2, 10.01 + NEARBY)
+    bird.flow_ended(2, 5.0, 10.01 + NEARBY)
     assert bird.take() == ([], [(2, False)])
 
 
 def test_silence_is_as_good_as_death(bird: Bird) -> None:
-    bird.flow_ended(1, 10.0)
+    bird.flow_ended(1, 5.0, 10.0)
     bird.take()
     bird.handle_timer(10.0 + PATIENCE - 0.01)
     assert bird.take() == ([], [])
@@ -61,11 +61,11 @@ def test_silence_is_as_good_as_death(bird: Bird) -> None:
 
 
 def test_ends_after_the_question_are_asked_about_on_the_next_spare(bird: Bird) -> None:
-    bird.flow_ended(1, 10.0)
+    bird.flow_ended(1, 5.0, 10.0)
     assert bird.take() == ([ASK, CONNECT], [])
     bird.opened(10.0)
-    bird.flow_ended(2, 10.1)
-    bird.flow_ended(3, 10.1)
+    bird.flow_ended(2, 5.0, 10.1)
+    bird.flow_ended(3, 5.0, 10.1)
     assert bird.take() == ([], [])
     bird.answered(True, 10.2)
     assert bird.take() == ([CLOSE_ASKED, ASK, CONNECT], [(1, True)])
@@ -75,9 +75,9 @@ def test_ends_after_the_question_are_asked_about_on_the_next_spare(bird: Bird) -
 
 
 def test_death_is_the_death_of_those_that_wait_as_well(bird: Bird) -> None:
-    bird.flow_ended(1, 10.0)
+    bird.flow_ended(1, 5.0, 10.0)
     bird.opened(10.0)
-    bird.flow_ended(2, 10.1)
+    bird.flow_ended(2, 5.0, 10.1)
     bird.take()
     bird.answered(False, 10.2)
     assert bird.take() == ([CLOSE_ASKED], [(1, False), (2, False)])
@@ -85,15 +85,21 @@ def test_death_is_the_death_of_those_that_wait_as_well(bird: Bird) -> None:
 
 def test_a_spare_that_dies_near_an_end_counts_whichever_comes_first(bird: Bird) -> None:
     bird.spare_died(10.0)
-    bird.flow_ended(1, 10.0 + NEARBY)
+    bird.flow_ended(1, 5.0, 10.0 + NEARBY)
     assert bird.take() == ([], [(1, False)])
     assert bird.poll_at() == 10.0 + RETRY
 
 
+def test_a_flow_of_tor_s_successor_is_not_judged_by_that_death(bird: Bird) -> None:
+    bird.spare_died(10.0)
+    bird.flow_ended(1, 10.1, 10.2)
+    assert bird.take() == ([CONNECT], [])
+
+
 def test_a_spare_that_dies_while_ends_wait_for_it(bird: Bird) -> None:
-    bird.flow_ended(1, 10.0)
+    bird.flow_ended(1, 5.0, 10.0)
     bird.opened(10.0)
-    bird.flow_ended(2, 10.1)
+    bird.flow_ended(2, 5.0, 10.1)
     bird.take()
     bird.spare_died(10.2)
     assert bird.take() == ([], [(2, False)])
@@ -103,7 +109,7 @@ def test_a_spare_that_dies_while_ends_wait_for_it(bird: Bird) -> None:
 
 def test_a_spare_that_was_closed_long_ago_says_nothing(bird: Bird) -> None:
     bird.spare_died(10.0)
-    bird.flow_ended(1, 12.0)
+    bird.flow_ended(1, 5.0, 12.0)
     assert bird.take() == ([CONNECT], []), "a new one is asked"
     assert bird.poll_at() == 12.0 + PATIENCE
     bird.opened(12.1)
@@ -122,18 +128,18 @@ def test_an_idle_spare_that_ends_is_reopened(bird: Bird) -> None:
 
 def test_no_new_spare_while_ends_wait_is_death(bird: Bird) -> None:
     bird.spare_died(10.0)
-    bird.flow_ended(1, 12.0)
+    bird.flow_ended(1, 5.0, 12.0)
     bird.take()
     bird.spare_died(12.1)
     assert bird.take() == ([], [(1, False)])
-    bird.flow_ended(2, 12.2)
+    bird.flow_ended(2, 5.0, 12.2)
     assert bird.take() == ([CONNECT], []), "a refused connection kills nobody by itself"
 
 
 def test_a_spare_that_does_not_connect_in_time_is_death(bird: Bird) -> None:
     bird.spare_died(10.0)
-    bird.flow_ended(1, 12.0)
-    bird.flow_ended(2, 12.5)
+    bird.flow_ended(1, 5.0, 12.0)
+    bird.flow_ended(2, 5.0, 12.5)
     bird.take()
     bird.handle_timer(12.0 + PATIENCE)
     assert bird.take() == ([], [(1, False), (2, False)])
@@ -147,9 +153,9 @@ def test_a_spare_is_replaced_before_tor_would_close_it(bird: Bird) -> None:
 
 
 def test_a_flow_that_is_gone_gets_no_verdict(bird: Bird) -> None:
-    bird.flow_ended(1, 10.0)
+    bird.flow_ended(1, 5.0, 10.0)
     bird.opened(10.0)
-    bird.flow_ended(2, 10.0)
+    bird.flow_ended(2, 5.0, 10.0)
     bird.take()
     bird.flow_gone(1)
     bird.flow_gone(2)
