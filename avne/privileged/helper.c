@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+/* avne-helper: makes an environment whose only network is a tun device, then is its init.
+ *
+ * Theory of operation.  The supervisor starts it with a socket as descriptor 3 and speaks the
+ * messages of request.h.  It takes no argument, reads no environment variable and no file; what it
+ * does is compiled in and the same for everybody.  The numbered steps of main() and environment()
+ * are explained, each with the reason why it is safe, in README.md beside this file.
+ *
+ * Its rights come from who it is, never from an option:
+ *   rootless  an ordinary user: the rights are those of a user namespace of its own
+ *   setuid    effective user 0, real user not: the installed copy, where users may not make one
+ *   root      started by root
+ *
+ * Two processes come of it.  The guard, in the host's pid namespace, only waits and takes the
+ * environment down with it when it is killed.  Pid 1 of the environment makes it, gives up every
+ * privilege, and only then hears what to run.
+ */
+#define _GNU_SOURCE
+#include "helper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/mount.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { EXIT_MISUSED = 126 };  // not started by avne: there is nobody to tell
+
+static const unsigned long locked_bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP
+    | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE
+    | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+
+static struct saved saved;
+
+// ---- the line to the supervisor ----------------------------------------------------------------
+
+void say(enum avne_type type, enum avne_stage stage, int value, int fd)
+{
+    struct avne_message message = {
+        .magic = AVNE_MAGIC, .type = type, .layout = AVNE_LAYOUT, .stage = stage, .value = value};
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(int))];
+    } rights = {.room = {0}};
+    struct iovec part = {&message, sizeof message};
+    struct msghdr packet = {.msg_iov = &part, .msg_iovlen = 1};
+
+    if (fd >= 0) {
+        packet.msg_control = rights.room;
+        packet.msg_controllen = sizeof rights.room;
+        rights.head.cmsg_level = SOL_SOCKET;
+        rights.head.cmsg_type = SCM_RIGHTS;
+        rights.head.cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(&rights.head), &fd, sizeof fd);
+    }
+    // A supervisor that is gone is found out by its end of file.
+    (void)sendmsg(LINE, &packet, MSG_NOSIGNAL);
+}
+
+_Noreturn void fail(enum avne_stage stage, int error)
+{
+    say(AVNE_FAILED, stage, error, -1);
+    _exit(1);
+}
+
+void must(enum avne_stage stage, long result)
+{
+    if (result < 0)
+        fail(stage, errno);
+}
+
+/* The next message: 1, end of file: 0, something else: -1 with errno.  Without room for a
+ * descriptor (`fd` null) a message that carries one is refused, and none is ever installed. */
+int hear(struct avne_message *message, int *fd)
+{
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(int))];
+    } rights = {.room = {0}};
+    struct iovec part = {message, sizeof *message};
+    struct msghdr packet = {.msg_iov = &part, .msg_iovlen = 1};
+    ssize_t size;
+
+    if (fd) {
+        *fd = -1;
+        packet.msg_control = rights.room;
+        packet.msg_controllen = CMSG_LEN(sizeof *fd);  // not CMSG_SPACE: that has room for two
+    }
+    do
+        size = recvmsg(LINE, &packet, MSG_CMSG_CLOEXEC);
+    while (size < 0 && errno == EINTR);
+    if (fd && packet.msg_controllen >= CMSG_LEN(sizeof *fd) && rights.head.cmsg_level == SOL_SOCKET
+        && rights.head.cmsg_type == SCM_RIGHTS)
+        memcpy(fd, CMSG_DATA(&rights.head), sizeof *fd);
+    if (size <= 0)
+        return (int)size;
+    errno = EBADMSG;
+    if (size != sizeof *message || packet.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+        return -1;
+    if (message->magic != AVNE_MAGIC)
+        return -1;
+    errno = EPROTO;
+    return message->layout == AVNE_LAYOUT ? 1 : -1;
+}
+
+// ---- start-up: nothing of the caller's stays ---------------------------------------------------
+
+static void reset_process(int argc, char **argv)
+{
+    static const int timers[] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
+    static const struct itimerval off;
+    // With 0 a core_pattern that is a pipe would still be served, outside; with 1 it is not (core(5)).
+    static const struct rlimit no_core = {1, 1};
+    sigset_t none;
+
+    if (argc != 1 || !argv[0] || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || clearenv())
+        _exit(EXIT_MISUSED);
+    for (int fd = 0; fd < LINE; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            _exit(EXIT_MISUSED);
+    if (close_range(LINE + 1, ~0U, 0) < 0 || fcntl(LINE, F_SETFD, FD_CLOEXEC) < 0)
+        _exit(EXIT_MISUSED);
+    for (int number = 1; number < NSIG; number++)
+        (void)signal(number, SIG_DFL);  // fails for those that cannot be set
+    for (size_t i = 0; i < sizeof timers / sizeof *timers; i++)
+        (void)setitimer(timers[i], &off, NULL);
+    if (sigemptyset(&none) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0
+        || setrlimit(RLIMIT_CORE, &no_core) < 0)
+        _exit(EXIT_MISUSED);
+    saved.umask = umask(022);  // every file we make is for all to read
+    saved.personality = (unsigned long)personality(0xffffffff);
+    (void)personality(PER_LINUX);
+}
+
+/* The line must be a socket pair that this same user made: nobody else can speak to us. */
+static void check_line(void)
+{
+    struct ucred peer;
+    int domain, type;
+    socklen_t size = sizeof domain;
+
+    if (getsockopt(LINE, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 || domain != AF_UNIX)
+        _exit(EXIT_MISUSED);
+    size = sizeof type;
+    if (getsockopt(LINE, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_SEQPACKET)
+        _exit(EXIT_MISUSED);
+    size = sizeof peer;
+    if (getsockopt(LINE, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != getuid())
+        _exit(EXIT_MISUSED);
+}
+
+/* A socket keeps the network namespace it was made in: none may come in as standard input, output
+ * or error, but a local one (ssh and systemd give such).  A directory would be a way around /run. */
+static void check_standard_descriptors(void)
+{
+    for (int fd = 0; fd < LINE; fd++) {
+        struct stat status;
+        int domain;
+        socklen_t size = sizeof domain;
+
+        must(AVNE_STAGE_STDIO, fstat(fd, &status));
+        switch (status.st_mode & S_IFMT) {
+        case S_IFREG: case S_IFCHR: case S_IFBLK: case S_IFIFO:
+            break;
+        case S_IFSOCK:
+            must(AVNE_STAGE_STDIO, getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size));
+            if (domain == AF_UNIX)
+                break;
+            // fall through
+        default:
+            fail(AVNE_STAGE_STDIO, EINVAL);
+        }
+    }
+}
+
+// ---- who we are --------------------------------------------------------------------------------
+
+static void get_capabilities(struct __user_cap_data_struct data[2])
+{
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+
+    must(AVNE_STAGE_IDENTITY, syscall(SYS_capget, &head, data));
+}
+
+static long set_capabilities(uint64_t capabilities)
+{
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    uint32_t low = (uint32_t)capabilities, high = (uint32_t)(capabilities >> 32);
+    struct __user_cap_data_struct data[2] = {{low, low, 0}, {high, high, 0}};
+
+    return syscall(SYS_capset, &head, data);
+}
+
+/* Files are reached with the caller's rights.  setfsuid(2) cannot report an error: ask again. */
+void reach_files_as(uid_t uid)
+{
+    (void)setfsuid(uid);
+    if ((uid_t)setfsuid((uid_t)-1) != uid)
+        fail(AVNE_STAGE_IDENTITY, EPERM);
+}
+
+/* The file with the bit is the installed one itself: not a hard link that a user kept of an old
+ * one, and nobody but root can change it. */
+static void check_own_file(void)
+{
+    struct stat status;
+    int fd = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+
+    must(AVNE_STAGE_IDENTITY, fd);
+    must(AVNE_STAGE_IDENTITY, fstat(fd, &status));
+    if (!S_ISREG(status.st_mode) || status.st_uid != 0 || status.st_nlink != 1
+        || status.st_mode & (S_IWGRP | S_IWOTH))
+        fail(AVNE_STAGE_IDENTITY, EPERM);
+    (void)close(fd);
+}
+
+static enum mode identify(void)
+{
+    struct __user_cap_data_struct held[2];
+    uid_t real, effective, kept;
+    gid_t real_group, effective_group, kept_group;
+
+    must(AVNE_STAGE_IDENTITY, getresuid(&real, &effective, &kept));
+    must(AVNE_STAGE_IDENTITY, getresgid(&real_group, &effective_group, &kept_group));
+    if (effective != kept || real_group != effective_group || real_group != kept_group)
+        fail(AVNE_STAGE_IDENTITY, EPERM);
+    if (effective == 0 && real != 0) {
+        check_own_file();
+        reach_files_as(real);
+        return SETUID;
+    }
+    if (effective != real)
+        fail(AVNE_STAGE_IDENTITY, EPERM);
+    if (real == 0)
+        return ROOT;
+    get_capabilities(held);
+    if (held[0].permitted | held[1].permitted)
+        fail(AVNE_STAGE_IDENTITY, EPERM);  // capabilities without being root: not a case we know
+    return ROOTLESS;
+}
+
+/* From here on this process and all that come of it can hold at most what the work needs, and
+ * an exec gives nothing, whatever the file and the user. */
+static void keep_two_capabilities(void)
+{
+    struct __user_cap_data_struct held[2];
+
+    must(AVNE_STAGE_DROP, prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
+    for (unsigned long number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
+        must(AVNE_STAGE_DROP, prctl(PR_CAPBSET_DROP, number, 0, 0, 0));
+    must(AVNE_STAGE_DROP, prctl(PR_SET_SECUREBITS, locked_bits, 0, 0, 0));
+    get_capabilities(held);
+    must(AVNE_STAGE_DROP,
+         set_capabilities(held[0].permitted & (1U << CAP_SYS_ADMIN | 1U << CAP_NET_ADMIN)));
+}
+
+// ---- namespaces --------------------------------------------------------------------------------
+
+int write_file(int directory, const char *path, int flags, const char *text)
+{
+    size_t size = strlen(text);
+    int fd = openat(directory, path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, 0644);
+    ssize_t written;
+    int error;
+
+    if (fd < 0)
+        return -1;
+    written = write(fd, text, size);
+    error = written < 0 ? errno : EIO;
+    (void)close(fd);
+    errno = error;
+    return written == (ssize_t)size ? 0 : -1;
+}
+
+static void write_map(const char *path, unsigned id)
+{
+    char text[32];
+
+    (void)snprintf(text, sizeof text, "%u %u 1\n", id, id);
+    must(AVNE_STAGE_ID_MAP, write_file(AT_FDCWD, path, 0, text));
+}
+
+static void unshare_everything(enum mode mode)
+{
+    static const int spaces =
+        CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
+    uid_t uid = getuid();
+    gid_t gid = getgid();
+
+    if (mode != ROOTLESS) {
+        must(AVNE_STAGE_NAMESPACES, unshare(spaces));
+        return;
+    }
+    if (unshare(spaces | CLONE_NEWUSER) < 0) {
+        int error = errno;
+        must(AVNE_STAGE_USER_NAMESPACE, unshare(CLONE_NEWUSER));  // was it this one?
+        fail(AVNE_STAGE_NAMESPACES, error);
+    }
+    must(AVNE_STAGE_ID_MAP, write_file(AT_FDCWD, "/proc/self/setgroups", 0, "deny"));
+    write_map("/proc/self/uid_map", uid);
+    write_map("/proc/self/gid_map", gid);
+    must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));  // the maps are the owner's to write: not earlier
+    keep_two_capabilities();
+}
+
+
+
+// ---- no way back -------------------------------------------------------------------------------
+
+static bool has_nothing(uid_t uid, gid_t gid)
+{
+    struct __user_cap_data_struct held[2];
+    uid_t u[3];
+    gid_t g[3];
+
+    if (getresuid(&u[0], &u[1], &u[2]) < 0 || getresgid(&g[0], &g[1], &g[2]) < 0)
+        return false;
+    for (int i = 0; i < 3; i++)
+        if (u[i] != uid || g[i] != gid)
+            return false;
+    get_capabilities(held);
+    for (int i = 0; i < 2; i++)
+        if (held[i].effective | held[i].permitted | held[i].inheritable)
+            return false;
+    for (unsigned long number = 0; number <= CAP_LAST_CAP; number++)
+        if (prctl(PR_CAPBSET_READ, number, 0, 0, 0) == 1)
+            return false;
+    return (uid_t)setfsuid((uid_t)-1) == uid && (gid_t)setfsgid((gid_t)-1) == gid
+        && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0
+        && (unsigned long)prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) == locked_bits;
+}
+
+/* Tries what only privilege can do.  Each success is a failure. */
+static bool can_regain(uid_t uid)
+{
+    return (uid != 0 && (setresuid((uid_t)-1, 0, (uid_t)-1) == 0 || setresuid(0, 0, 0) == 0))
+        || set_capabilities(1U << CAP_SYS_ADMIN) == 0 || set_capabilities(1U << CAP_SETUID) == 0
+        || unshare(CLONE_NEWNS) == 0 || sethostname("regained", 8) == 0;
+}
+
+static void drop_privileges(void)
+{
+    const uid_t uid = getuid();
+    const gid_t gid = getgid();
+
+    // The supplementary groups stay: a group can also take rights away.
+    must(AVNE_STAGE_DROP, setresgid(gid, gid, gid));
+    must(AVNE_STAGE_DROP, setresuid(uid, uid, uid));
+    must(AVNE_STAGE_DROP, set_capabilities(0));
+    // Both are reset by a change of credentials: only now.
+    must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
+    must(AVNE_STAGE_DROP, prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
+    if (!has_nothing(uid, gid) || can_regain(uid))
+        fail(AVNE_STAGE_DROP, EPERM);
+}
+
+
+
+static _Noreturn void environment(enum mode mode)
+{
+    int tun;
+
+    must(AVNE_STAGE_MOUNT_PRIVATE, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+    tun = make_tun(mode);
+    make_network();
+    make_view(mode);
+    must(AVNE_STAGE_DROP, chdir("/"));
+    drop_privileges();
+    seal();
+    say(AVNE_TUN, 0, 0, tun);
+    (void)close(tun);  // the netstack's death is now the device's
+    serve(&saved);
+}
+
+/* Outside: dies with the supervisor, and pid 1 dies with it.  Its signals are the terminal's, and
+ * those are for the program. */
+static _Noreturn void guard(pid_t init)
+{
+    sigset_t all;
+
+    drop_privileges();
+    (void)sigfillset(&all);
+    (void)sigprocmask(SIG_SETMASK, &all, NULL);
+    (void)close(LINE);
+    (void)!chdir("/");
+    while (waitpid(init, NULL, 0) < 0 && errno == EINTR)
+        ;
+    _exit(0);
+}
+
+int main(int argc, char **argv)
+{
+    struct avne_message request = {0};
+    enum mode mode;
+    pid_t init;
+    int heard;
+
+    reset_process(argc, argv);                                          // 1
+    check_line();                                                       // 2
+    check_standard_descriptors();                                       // 3
+    mode = identify();                                                  // 4
+    if (mode != ROOTLESS) {                                             // 5
+        must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
+        keep_two_capabilities();
+    }
+    heard = hear(&request, NULL);                                       // 6
+    if (heard == 0)
+        _exit(0);
+    if (heard < 0 || request.type != AVNE_REQUEST)
+        fail(AVNE_STAGE_REQUEST, heard < 0 ? errno : EBADMSG);
+    if (!getcwd(saved.cwd, sizeof saved.cwd))
+        saved.cwd[0] = '\0';
+    unshare_everything(mode);                                           // 7
+    init = fork();
+    must(AVNE_STAGE_FORK, init);
+    if (init == 0)
+        environment(mode);                                              // 8–15
+    guard(init);                                                        // 16
+}

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The supervisor's side of the helper: which one to start, its messages, what its failures mean.
+
+The contract is request.h: fixed messages over a SOCK_SEQPACKET pair.  `Environment` starts a helper
+and speaks to it; every event is a tuple of its own.  This module is on the start-up path, so what
+only words an error reads and imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from avne.errors import AvneError
+from avne.spawn import spawn
+
+MAGIC: Final = 0x656E7661
+REQUEST, TUN, GO, STARTED, SIGNAL, EXITED, END, FAILED = range(1, 9)
+MESSAGE: Final = struct.Struct("=IIQIiQQII")  # magic type layout stage value ignored blocked argc envc
+
+STAGES: Final = (
+    "REQUEST", "STDIO", "IDENTITY", "USER_NAMESPACE", "ID_MAP", "NAMESPACES", "FORK", "MOUNT_PRIVATE",
+    "TUN_OPEN", "TUN_CONFIGURE", "ADDRESSES", "ROUTES", "MOUNT_PROC", "MOUNT_SYS", "MOUNT_RUN",
+    "MOUNT_ETC", "HOSTNAME", "DROP", "SEAL", "GO", "EXEC",
+)  # fmt: skip
+# Where the setuid helper has rights that an ordinary user lacks.
+_RIGHTS: Final = frozenset(STAGES[STAGES.index("USER_NAMESPACE") : STAGES.index("DROP")])
+
+PACKAGED: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "avne-helper")
+INSTALLED: Final = "/usr/local/libexec/avne/avne-helper"
+
+_LINE: Final = 3
+_END_BOUND: Final = 5.0
+
+
+class Tun(NamedTuple):
+    """The environment is sealed; `fd` is its tun, non-blocking, ours to close."""
+
+    fd: int
+
+
+class Started(NamedTuple):
+    """The program has been exec'd."""
+
+
+class Exited(NamedTuple):
+    """The program has ended with this wait(2) status."""
+
+    status: int
+
+
+class Failed(NamedTuple):
+    """A step failed, and the helper has ended: one of `STAGES`, and the errno."""
+
+    stage: str
+    errno: int
+
+
+class Gone(NamedTuple):
+    """The helper has ended without a word."""
+
+
+Event = Tun | Started | Exited | Failed | Gone
+
+
+def layout() -> int:
+    """The layout of the messages that this package was built for."""
+    try:
+        from avne.privileged._build import LAYOUT
+    except ImportError:
+        raise AvneError(
+            "the helper has not been built",
+            "Install avne with pip, or build it: python hatch_build.py",
+        ) from None
+    return LAYOUT
+
+
+def find_helper() -> str:
+    """The path of the package's own helper.  Raises `AvneError` where it is missing."""
+    if not os.path.exists(PACKAGED):
+        raise AvneError(
+            f"the helper is missing: {PACKAGED}",
+            "Reinstall avne (pip install --force-reinstall avne), or build it: python hatch_build.py",
+        )
+    if not os.access(PACKAGED, os.X_OK):
+        raise AvneError(f"the helper cannot be executed: {PACKAGED}", f"chmod 0755 {PACKAGED}")
+    return PACKAGED
+
+
+def candidates(choice: str = "auto") -> list[str]:
+    """The helpers to try, in this order: ``auto``, ``rootless`` (the package's), or ``setuid``.
+
+    As root the package's own does everything.  For anybody else the installed one comes second.
+    Raises `AvneError` where the choice leaves none.
+    """
+    setuid_usable = os.geteuid() != 0 and os.access(INSTALLED, os.X_OK)
+    if choice == "setuid" and os.geteuid() != 0:
+        if setuid_usable:
+            return [INSTALLED]
+        if os.path.exists(INSTALLED):
+            raise AvneError(
+                "you may not run the setuid helper, which is for the group avne",
+                "Ask an administrator: sudo usermod -aG avne USER; then log in again.",
+            )
+        raise AvneError("the setuid helper is not installed", "Install it: sudo avne setup")
+    if choice == "auto" and setuid_usable:
+        return [find_helper(), INSTALLED]
+    return [find_helper()]
+
+
+def another_may_work(stage: str) -> bool:
+    """Whether the next of `candidates` may pass where one failed at `stage`."""
+    return stage in _RIGHTS
+
+
+class Environment:
+    """One helper, and later the environment it has made.
+
+    `pid` is the helper's, a child of ours; `setuid` says which kind it is; `fileno()` is to be
+    polled for reading.  Raises `AvneError` where the helper cannot be started.
+    """
+
+    __slots__ = ("_layout", "_line", "pid", "setuid")
+
+    def __init__(self, helper: str) -> None:
+        self._layout = layout()
+        self.setuid = helper == INSTALLED
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self.pid = spawn([helper], {_LINE: theirs.fileno()}, {}, session=False)
+            except OSError as error:
+                self._line.close()
+                raise AvneError(
+                    f"cannot start the helper {helper}: {error.strerror}",
+                    "Reinstall avne (pip install --force-reinstall avne); if the file system of the "
+                    "helper is mounted noexec, install it elsewhere.",
+                ) from error
+        self._send(REQUEST)
+
+    def fileno(self) -> int:
+        return self._line.fileno()
+
+    def receive(self) -> Event:
+        """The next event; waits for it.  What is no message of this layout is a failure of REQUEST."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._line, MESSAGE.size + 1, 1, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return Gone()
+        event = self._parse(data, fds)
+        if not isinstance(event, Tun):
+            for fd in fds:
+                os.close(fd)
+        return event
+
+    def _parse(self, data: bytes, fds: list[int]) -> Event:
+        if not data:
+            return Gone()
+        if len(data) != MESSAGE.size:
+            return Failed("REQUEST", errno.EPROTO)
+        magic, kind, its_layout, stage, value, *_ = MESSAGE.unpack(data)
+        if magic != MAGIC or its_layout != self._layout:
+            return Failed("REQUEST", errno.EPROTO)
+        if kind == TUN and fds:
+            return Tun(fds[0])
+        if kind == STARTED:
+            return Started()
+        if kind == EXITED:
+            return Exited(value)
+        if kind == FAILED and stage < len(STAGES):
+            return Failed(STAGES[stage], value)
+        return Failed("REQUEST", errno.EBADMSG)
+
+    def go(self, argv: list[str], env: dict[str, str], ignored: int, blocked: int) -> None:
+        """Start the program: looked up in the PATH of `env`; signal sets are masks, bit n-1 for n."""
+        strings = [os.fsencode(word) for word in argv]
+        strings += [os.fsencode(f"{name}={value}") for name, value in env.items()]
+        memory = os.memfd_create("avne-go", os.MFD_CLOEXEC)
+        try:
+            with open(memory, "wb", closefd=False) as file:
+                file.writelines(string + b"\0" for string in strings)
+            self._send(GO, memory, ignored=ignored, blocked=blocked, argc=len(argv), envc=len(env))
+        finally:
+            os.close(memory)
+
+    def signal(self, number: int) -> None:
+        """Send the program a signal; nothing happens where it has ended."""
+        self._send(SIGNAL, value=number)
+
+    def end(self) -> None:
+        """Ask for the end of the environment; `Gone` follows, and `close` is still needed."""
+        self._send(END)
+
+    def _send(
+        self, kind: int, fd: int = -1, *, value: int = 0, ignored: int = 0, blocked: int = 0,
+        argc: int = 0, envc: int = 0,
+    ) -> None:  # fmt: skip
+        data = MESSAGE.pack(MAGIC, kind, self._layout, 0, value, ignored, blocked, argc, envc)
+        # A helper that is gone is found out by its end of file.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            socket.send_fds(self._line, [data], [fd] if fd >= 0 else [], socket.MSG_NOSIGNAL)
+
+    def close(self) -> None:
+        """End the environment and take in the helper: afterwards nothing of it is left.
+
+        The end of file ends it; what does not heed that, a stopped init for one, is killed.
+        """
+        self._line.close()
+        process = os.pidfd_open(self.pid)
+        waiter = select.poll()
+        waiter.register(process, select.POLLIN)
+        if not waiter.poll(_END_BOUND * 1000):
+            os.kill(self.pid, signal.SIGKILL)
+        os.close(process)
+        os.waitpid(self.pid, 0)
+
+
+def explain(stage: str, error: int, setuid: bool, program: str = "the program") -> AvneError:
+    """What the user reads when a helper (the setuid one?) failed at `stage`."""
+    from avne.privileged.explain import explain  # words, which nobody needs where all is well
+
+    return explain(stage, error, setuid, program)
