@@ -121,9 +121,12 @@ static pid_t start_program(const struct avne_message *go, const struct saved *sa
     return program;
 }
 
-/* Takes in every dead child; tells of the program's end.  Gives the program, 0 once it has ended. */
+/* Takes in every dead child.  With the program's end everything else in here ends too, so that the
+ * kernel closes all sockets and sends what they hold; EXITED says that nothing is left that could
+ * send more.  Gives the program, 0 once it has ended. */
 static pid_t reap(pid_t program, int signals)
 {
+    static int last_status;
     struct signalfd_siginfo info;
     pid_t dead;
     int status;
@@ -131,9 +134,12 @@ static pid_t reap(pid_t program, int signals)
     (void)!read(signals, &info, sizeof info);  // one may stand for several
     while ((dead = waitpid(-1, &status, WNOHANG)) > 0)
         if (dead == program) {
-            say(AVNE_EXITED, 0, status, -1);
+            last_status = status;
             program = 0;
+            (void)kill(-1, SIGKILL);
         }
+    if (dead < 0 && !program)
+        say(AVNE_EXITED, 0, last_status, -1);
     return program;
 }
 

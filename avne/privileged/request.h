@@ -10,7 +10,8 @@
  *   GO + a memfd           ->             argv, environment and signal state of the program
  *                          <-  STARTED    the program has been exec'd
  *   SIGNAL number          ->             to the program
- *                          <-  EXITED     its wait(2) status; the environment is still up
+ *                          <-  EXITED     its wait(2) status; all processes inside have ended,
+ *                                        the network is still up
  *   END                    ->             take the environment down
  *                          <-  FAILED     instead, at any time: (stage, errno)
  *
