@@ -12,10 +12,10 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from avne.cli import version
 from avne.cli.console import colour
-from avne.cli.version import layout
 from avne.config import load
 from avne.errors import AvneError
 from avne.paths import runtime_dir, state_dir
@@ -94,7 +94,7 @@ def _config() -> str:
 
 
 def _helper() -> str:
-    return f"{launch.find_helper()} ({layout()})"
+    return f"{launch.find_helper()} ({version.layout()})"
 
 
 def _tun() -> str:
@@ -111,20 +111,20 @@ def _tun() -> str:
 
 def _environment() -> str:
     """Make an environment with each helper in turn, up to its tun."""
-    candidates = launch.candidates(load()["helper"])
-    for position, path in enumerate(candidates):
-        environment = launch.Environment(path)
+    helpers = launch.candidates(load()["helper"])
+    while True:
+        environment = launch.Environment(helpers.pop(0))
         try:
-            event: Any = environment.receive(wait=True)
+            event = environment.receive()
         finally:
             environment.close()
         if isinstance(event, launch.Tun):
             os.close(event.fd)
-            return f"can be made{' with the setuid helper' if environment.setuid else ''}"
-        stage, errno = (event.stage, event.errno) if isinstance(event, launch.Failed) else (0, 0)
-        if position + 1 == len(candidates) or not launch.another_may_work(stage):
-            raise launch.explain(stage, errno, environment.setuid)
-    raise AvneError("there is no helper", "Reinstall avne.")
+            return f"can be made{', with the setuid helper' if environment.setuid else ''}"
+        if not isinstance(event, launch.Failed):
+            raise AvneError("the helper ended without a word", "Look at the kernel's log: dmesg | tail.")
+        if not helpers or not launch.another_may_work(event.stage):
+            raise launch.explain(event.stage, event.errno, environment.setuid)
 
 
 def _setuid() -> str:

@@ -15,7 +15,6 @@ Whatever happens, also an exception of ours, `run` leaves no process behind.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
@@ -27,7 +26,7 @@ from avne.cli.loop import Loop
 from avne.cli.signals import ENDING as ENDING_SIGNALS
 from avne.cli.signals import TERMINAL, Inherited, Interrupted, Signals
 from avne.cli.workers import Restarts, Worker, hopeless
-from avne.errors import EXIT_AVNE, EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, AvneError
+from avne.errors import EXIT_AVNE, AvneError
 from avne.log import Log
 from avne.privileged import launch
 from avne.upstream.spec import UpstreamSpec
@@ -161,9 +160,7 @@ class Supervisor:
             self._environment.close()
             self._start_helper()
             return
-        if self._phase != STARTING:
-            raise _cannot_execute(self._job.argv[0], event.errno)
-        raise launch.explain(event.stage, event.errno, self._environment.setuid)
+        raise launch.explain(event.stage, event.errno, self._environment.setuid, self._job.argv[0])
 
     def _environment_gone(self) -> None:
         if self._phase == ENDING:
@@ -306,11 +303,3 @@ class Supervisor:
         self._parts.end()
         if self._tun >= 0:
             os.close(self._tun)
-
-
-def _cannot_execute(program: str, number: int) -> AvneError:
-    """The errors of execve(2) as env(1) numbers them."""
-    problem = f"cannot run {program}: {os.strerror(number)}"
-    if number == errno.ENOENT:
-        return AvneError(problem, "Check its name and PATH.", EXIT_NOT_FOUND)
-    return AvneError(problem, "Check that it is a program, and that you may execute it.", EXIT_CANNOT_EXECUTE)

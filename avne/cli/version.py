@@ -9,6 +9,8 @@ import platform
 import zmq
 
 from avne import __version__
+from avne.errors import AvneError
+from avne.privileged import launch
 
 
 def text() -> str:
@@ -25,7 +27,6 @@ def text() -> str:
 def layout() -> str:
     """The layout of the helper that this package was built with."""
     try:
-        from avne.privileged import _build
-    except ImportError:
+        return f"layout {launch.layout():016x}"
+    except AvneError:
         return "not built"
-    return f"layout {_build.LAYOUT:016x}"

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ctrl-C, Ctrl-Z, fg and bg in an interactive bash, typed into a real terminal (tmux)."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import subprocess
+import time
+
+import pytest
+
+from tests.cli.conftest import COMMAND
+
+AVNE = f"{shlex.join(COMMAND)} run"
+
+
+class Terminal:
+    """A bash in a tmux server of its own."""
+
+    def __init__(self, directory, environ):
+        self._server = ["tmux", "-S", f"{directory}/tmux", "-f", "/dev/null"]
+        shell = ["env", "PS1=READY> ", "bash", "--norc", "--noprofile", "-i"]
+        self._tmux("new-session", "-d", "-x", "150", "-y", "50", shlex.join(shell), env=environ)
+        self.expect("READY> ")
+
+    def _tmux(self, *words, env=None):
+        done = subprocess.run([*self._server, *words], env=env, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def type(self, text):
+        self._tmux("send-keys", "-l", text)
+        self._tmux("send-keys", "Enter")
+
+    def press(self, key):
+        self._tmux("send-keys", key)
+
+    def screen(self):
+        return self._tmux("capture-pane", "-p", "-J")
+
+    def expect(self, text, times=1):
+        """Wait until `text` stands on the screen `times` times; the echoed command line counts."""
+        until = time.monotonic() + 15
+        while self.screen().count(text) < times:
+            assert time.monotonic() < until, self.screen()
+            time.sleep(0.02)  # a poll of the terminal, which tells nobody
+
+    def close(self):
+        self._tmux("kill-server")
+
+
+@pytest.fixture
+def terminal(tmp_path, environ):
+    terminal = Terminal(tmp_path, {**environ, "TERM": "screen", "HISTFILE": "/dev/null"})
+    with contextlib.closing(terminal):
+        yield terminal
+
+
+def test_ctrl_c_ends_the_program_and_the_shells_loop(terminal):
+    terminal.type(f"for i in 1 2 3; do {AVNE} sh -c 'echo run$((1+5)); exec sleep 60'; done")
+    terminal.expect("run6")
+    terminal.press("C-c")
+    terminal.expect("READY> ", 2)
+    assert terminal.screen().count("run6") == 1  # bash ends a loop only where the program died of SIGINT
+    terminal.type("echo status-$?")
+    terminal.expect("status-130")
+
+
+def test_a_program_that_handles_ctrl_c_goes_on(terminal):
+    terminal.type(
+        f"{AVNE} sh -c 'trap \"echo caught$((1+1))\" INT; echo up$((1+1)); while :; do sleep 1; done'"
+    )
+    terminal.expect("up2")
+    terminal.press("C-c")
+    terminal.expect("caught2")
+    terminal.press("C-\\")
+    terminal.expect("READY> ", 2)
+    terminal.type("echo status-$?")
+    terminal.expect("status-131")
+
+
+def test_ctrl_z_stops_and_fg_continues(terminal):
+    terminal.type(f"{AVNE} sh -c 'echo up$((1+1)); read x; echo got-$x; exit 7'")
+    terminal.expect("up2")
+    terminal.press("C-z")
+    terminal.expect("Stopped")
+    terminal.type("jobs; echo free$((1+1))")
+    terminal.expect("free2")
+    terminal.type("fg")
+    terminal.expect("READY> ", 3)
+    terminal.type("word")
+    terminal.expect("got-word")
+    terminal.type("echo status-$?")
+    terminal.expect("status-7")
+
+
+def test_bg_lets_it_run_on(terminal):
+    terminal.type(f"{AVNE} sh -c 'echo up$((1+1)); sleep 2; echo done$((1+1))'")
+    terminal.expect("up2")
+    terminal.press("C-z")
+    terminal.expect("Stopped")
+    terminal.type("bg")
+    terminal.expect("done2")
+    terminal.type("wait; echo status-$?")
+    terminal.expect("status-0")
+
+
+def test_a_shell_inside_has_job_control_and_gives_the_terminal_back(terminal):
+    """Inside a script: there nobody but avne could take the terminal back."""
+    inner = "env PS1='IN''SIDE> ' bash --norc --noprofile -i"
+    terminal.type(f'sh -c "{AVNE} {inner}; read x; echo script-\\$x"')
+    terminal.expect("INSIDE> ")
+    terminal.type("sleep 60")
+    terminal.press("C-z")
+    terminal.expect("Stopped")
+    terminal.type("fg")
+    terminal.expect("sleep 60", 3)
+    terminal.press("C-c")
+    terminal.expect("INSIDE> ", 3)
+    terminal.type("exit 3")
+    terminal.expect("\nexit\n")
+    terminal.type("word")
+    terminal.expect("script-word")
