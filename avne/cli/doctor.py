@@ -52,8 +52,8 @@ def doctor(as_json: bool) -> int:
 
 
 def report(probes: list[Probe]) -> str:
-    """The probes as lines; marks that the locale cannot show are words."""
-    good, bad = ("✓", "✗") if "utf" in (sys.stdout.encoding or "").lower() else ("ok  ", "FAIL")
+    """The probes as lines."""
+    good, bad = _marks()
     width = max(len(probe.name) for probe in probes)
     lines = []
     for probe in probes:
@@ -62,6 +62,11 @@ def report(probes: list[Probe]) -> str:
         if not probe.ok:
             lines.append(f"{' ' * len(good)} {'':{width}}  {probe.cure}\n")
     return "".join(lines)
+
+
+def _marks() -> tuple[str, str]:
+    """Words where the locale cannot show the signs."""
+    return ("✓", "✗") if "utf" in (sys.stdout.encoding or "").lower() else ("ok  ", "FAIL")
 
 
 def _probe(name: str, check: Callable[[], str]) -> Probe:
