@@ -121,26 +121,32 @@ static pid_t start_program(const struct avne_message *go, const struct saved *sa
     return program;
 }
 
+struct program {
+    pid_t pid;                 // 0 before it was started and once it has ended
+    int status;                // wait(2)'s, once it has ended
+    bool started, told;
+};
+
 /* Takes in every dead child.  With the program's end everything else in here ends too, so that the
  * kernel closes all sockets and sends what they hold; EXITED says that nothing is left that could
- * send more.  Gives the program, 0 once it has ended. */
-static pid_t reap(pid_t program, int signals)
+ * send more. */
+static void reap(struct program *program, int signals)
 {
-    static int last_status;
     struct signalfd_siginfo info;
     pid_t dead;
     int status;
 
     (void)!read(signals, &info, sizeof info);  // one may stand for several
     while ((dead = waitpid(-1, &status, WNOHANG)) > 0)
-        if (dead == program) {
-            last_status = status;
-            program = 0;
+        if (dead == program->pid) {
+            program->pid = 0;
+            program->status = status;
             (void)kill(-1, SIGKILL);
         }
-    if (dead < 0 && !program)
-        say(AVNE_EXITED, 0, last_status, -1);
-    return program;
+    if (dead < 0 && program->started && !program->pid && !program->told) {
+        program->told = true;
+        say(AVNE_EXITED, 0, program->status, -1);
+    }
 }
 
 /* The end of this process is the end of the environment: the kernel kills what is left in it. */
@@ -148,8 +154,7 @@ _Noreturn void serve(const struct saved *saved)
 {
     struct pollfd ready[2] = {{.fd = LINE, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
     struct avne_message message = {0};
-    pid_t program = 0;
-    bool started = false;
+    struct program program = {0};
     sigset_t child;
     int fd;
 
@@ -162,7 +167,7 @@ _Noreturn void serve(const struct saved *saved)
         if (poll(ready, 2, -1) < 0 && errno != EINTR)
             fail(AVNE_STAGE_GO, errno);
         if (ready[1].revents)
-            program = reap(program, ready[1].fd);
+            reap(&program, ready[1].fd);
         if (!ready[0].revents)
             continue;
         switch (hear(&message, &fd)) {
@@ -173,14 +178,16 @@ _Noreturn void serve(const struct saved *saved)
         default:
             fail(AVNE_STAGE_GO, errno);
         }
-        if (message.type == AVNE_END)
+        if (message.type == AVNE_END) {
             _exit(0);
-        else if (message.type == AVNE_GO && !started && fd >= 0)
-            program = start_program(&message, saved, fd);
-        else if (message.type == AVNE_SIGNAL && started && fd < 0 && message.value > 0 && message.value < NSIG)
-            (void)(program > 0 && kill(program, message.value));
-        else
+        } else if (message.type == AVNE_GO && !program.started && fd >= 0) {
+            program.pid = start_program(&message, saved, fd);
+            program.started = true;
+        } else if (message.type == AVNE_SIGNAL && program.started && fd < 0 && message.value > 0
+                   && message.value < NSIG) {
+            (void)(program.pid && kill(program.pid, message.value));
+        } else {
             fail(AVNE_STAGE_GO, EBADMSG);
-        started = true;
+        }
     }
 }
