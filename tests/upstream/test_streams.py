@@ -37,6 +37,11 @@ class Bench:
         self.servers: list[socket.socket] = []
 
     def close(self) -> None:
+        for stream in list(self.streams._streams.values()):
+            self.streams.handle([messages.RESET, stream.number], None)
+        self.streams.take_turn()
+        if lookout := self.streams._lookout:
+            self.servers += [sock for sock in (lookout._spare, lookout._asked) if sock]
         self.router.close()
         self.dealer.close()
         self.epoll.close()
@@ -144,7 +149,9 @@ def test_a_write_that_fails_resets_after_the_answer(proxy: Bench) -> None:
     proxy.streams.handle([messages.DATA, 1], b"to nobody")
     proxy.turn(0.1)
     assert proxy.receive()[0] == messages.DATA
+    proxy.turn(0.2)
     assert proxy.receive()[0] == messages.RESET
+    proxy.turn(0.3)
     assert not len(proxy.streams)
 
 

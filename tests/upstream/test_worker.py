@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from avne.ipc import messages
-from avne.ipc.messages import Capability, Code, ResolveKind
+from avne.ipc.messages import Capability, Code, ResolveKind, encode
 from avne.limits import CREDIT_MAX, MAX_PAYLOAD
 from avne.upstream.spec import UpstreamSpec
-from tests.upstream.rig import Died, Rig
+from tests.upstream.rig import PEER, Died, Rig
 from tests.upstream.socks_server import RESOLVE, SocksServer, reply_bytes
 
 MIB = 1 << 20
@@ -62,7 +62,7 @@ def test_what_it_says_of_tor(tor: Rig) -> None:
 
 
 def test_no_proxy_is_a_failure_with_a_cure(tmp_path: Path) -> None:
-    with Rig(tmp_path, UpstreamSpec("tor", str(tmp_path / "none"))) as rig:
+    with Rig(tmp_path, UpstreamSpec("tor", str(tmp_path / "none")), greet=False) as rig:
         verb, problem, cure = rig.control_message()
         assert verb == "failed"
         assert str(tmp_path / "none") in problem
@@ -181,6 +181,7 @@ def test_an_open_that_was_given_up_frees_its_connection(rig: Rig, server: SocksS
     while not server.requests:
         rig.drained(1)
     rig.send(messages.RESET, 1, 0)
+    assert not rig.drained(1)
     rig.send(messages.OPEN, 2, "h", 80, 1000)
     server.gate.set()
     rig.receive(messages.OPENED, 2)
@@ -338,10 +339,11 @@ def test_a_breach_of_the_protocol_ends_the_worker(
     server.stream = lambda sock, host: hold.wait(60) and None
     rig.open(1)
     for _ in range(40):  # the kernel takes some
-        rig.send(kind, 1, *fields, payload=payload)
-    assert dies(rig) == 1
-    assert rig.logs[-1] == ["error", "wire", {"reason": reason}]
+        rig.router.send(PEER, encode(kind, 1, *fields), payload)
+    status = dies(rig)
     hold.set()
+    assert status == 1
+    assert rig.logs[-1] == ["error", "wire", {"reason": reason}]
 
 
 def test_data_for_a_flow_that_is_not_open_yet(rig: Rig, server: SocksServer) -> None:
