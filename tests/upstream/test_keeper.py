@@ -80,7 +80,7 @@ class Home:
                 fcntl.flock(lock, fcntl.LOCK_UN)
                 os.sched_yield()
             for pid in self.pids():
-                assert not os.path.exists(f"/proc/{pid}"), f"tor {pid} is left"
+                assert not runs(pid), f"tor {pid} is left"
             assert not os.listdir(f"{self.run}/tor")
 
 
@@ -90,6 +90,14 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     yield home
     home.ended()
     shutil.rmtree(home.top)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and no zombie that waits for pid 1."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def gone(pid: int) -> None:
