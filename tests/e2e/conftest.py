@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,21 +30,29 @@ mount -t tmpfs -o mode=0755 tmpfs /usr/local/libexec
 mount -t tmpfs -o mode=0755,size=4k tmpfs /dev/net
 mknod -m "$2" /dev/net/tun c 10 200
 if [ -n "$3" ]; then SUDO_USER="$4" "$3" setup; fi
-echo ready
-exec cat
+eval "$5"
+shift 5
+exec "$@" sh -c "echo ready; exec cat"
 """
+
+# A user namespace with every user of the machine in it, where no further one can be made.
+NO_USER_NAMESPACES = [sys.executable, "-m", "tests.bed.no_userns"]
 
 
 class Place:
-    """A mount namespace, held by a process."""
+    """A mount namespace, held by a process; `extra` is what else its shell does there before
+    it becomes that process, and `wrap` a command that does so in a user namespace of its own."""
 
-    def __init__(self, tun_mode: str, setup: str, user: str) -> None:
+    def __init__(
+        self, tun_mode: str, setup: str, user: str, wrap: Sequence[str] = (), extra: str = ""
+    ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="avne-place-")
         scratch = Path(self._scratch.name)
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", scratch], check=True)
         words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", PLACE, "sh"]
+        self._user_namespace = ["-U"] if wrap else []
         self._holder = subprocess.Popen(
-            [*words, str(scratch), tun_mode, setup, user],
+            [*words, str(scratch), tun_mode, setup, user, extra, *wrap],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -58,7 +67,7 @@ class Place:
 
     @property
     def prefix(self) -> list[str]:
-        return ["nsenter", "-t", str(self._holder.pid), "-m", "--"]
+        return ["nsenter", "-t", str(self._holder.pid), *self._user_namespace, "-m", "--"]
 
     def close(self) -> None:
         assert self._holder.stdin
@@ -107,7 +116,7 @@ class Run(subprocess.Popen[str]):
                     return pid
         raise AssertionError("no init")
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self.poll() is None:
             self.send_signal(signal.SIGKILL)
         super().__exit__(*exc)

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from conftest import Avne, Place
 from tests.bed import people
 
 
@@ -114,14 +115,17 @@ def test_a_helper_of_another_version(copy, avne, bed, tmp_path):
     assert "version" in _message(avne.run("true", upstream=bed.socks), 125)
 
 
-def test_no_tor_at_all(avne, bed, tmp_path_for):
-    """Nothing listens where Tor would, and there is no program of that name."""
-    home = tmp_path_for(avne)
-    bin_ = home / "bin"
-    bin_.mkdir()
-    for name in ("sh", "true"):
-        (bin_ / name).symlink_to(shutil.which(name))
-    done = avne.run("true", env={"PATH": str(bin_), "XDG_STATE_HOME": str(home)})
+@pytest.fixture
+def without_tor(installed, user):
+    """A machine where Tor is not installed, and nothing listens where it would."""
+    tor = shutil.which("tor") or "/usr/sbin/tor"
+    place = Place("0666", "", user.name, extra=f"mount --bind /dev/null {tor}")
+    yield Avne("rootless", installed.avne, user, place)
+    place.close()
+
+
+def test_no_tor_at_all(without_tor):
+    done = without_tor.run("true")
     assert "apt install tor" in _message(done, 125)
 
 
@@ -134,5 +138,3 @@ def test_proxy_settings_of_the_caller_are_warned_about(avne, bed):
     done = avne.run("true", upstream=bed.socks, env={"http_proxy": "http://127.0.0.1:8118"})
     assert done.returncode == 0
     assert "http_proxy" in done.stderr
-
-

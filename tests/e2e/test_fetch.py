@@ -82,7 +82,8 @@ def test_a_static_client(avne, upstream, tmp_path_for):
 
 def test_a_hundred_connections_at_once(avne, upstream):
     """Each fetches a part of its own length, so that no two can be mixed up unseen."""
-    script = "for i in $(seq 1 100); do curl -sS http://www.test.example/bytes/$((i*1000)) | sha256sum & done; wait"
+    one = "curl -sS http://www.test.example/bytes/$((i*1000)) | sha256sum"
+    script = f"for i in $(seq 1 100); do {one} & done; wait"
     done = avne.run("sh", "-c", script, upstream=upstream, timeout=110)
     assert done.stderr == ""
     wanted = {places.stream_sha256(i * 1000) for i in range(1, 101)}
@@ -106,7 +107,8 @@ def test_200_megabytes_up(avne, upstream, tmp_path_for):
     with there.open("wb") as file:
         for _ in range(MB200 // (10 << 20)):
             file.write(places.stream(10 << 20))
-    digest = hashlib.file_digest(there.open("rb"), "sha256").hexdigest()
+    with there.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     done = avne.run(
         "curl", "-sS", "-T", str(there), "http://www.test.example/upload", upstream=upstream, timeout=110
     )

@@ -52,25 +52,27 @@ def _settled(pids):
 
 def test_a_reader_that_does_not_read(avne, bed):
     """The server offers bytes without end; the program takes none."""
-    with avne.start("cat", upstream=bed.socks, stdin=True) as idle:
-        before = _settled([idle.part("net"), idle.part("tor 1")])
+    with avne.start("sh", "-c", "echo open; cat", upstream=bed.socks, stdin=True) as idle:
+        assert idle.stdout.readline() == "open\n"
+        before = _settled([idle.part("net"), idle.part("socks5 1")])
         idle.stdin.close()
     with avne.start("python3", "-c", READER, upstream=bed.socks, stdin=True) as process:
         assert process.stdout.readline() == "open\n"
-        after = _settled([process.part("net"), process.part("tor 1")])
+        after = _settled([process.part("net"), process.part("socks5 1")])
         process.stdin.write("\n")
     assert all(now - then < PER_FLOW for now, then in zip(after, before, strict=True)), (before, after)
 
 
 def test_a_server_that_does_not_read(avne, bed):
     """The program offers a gigabyte; the server takes none of it."""
-    with avne.start("cat", upstream=bed.socks, stdin=True) as idle:
-        before = _settled([idle.part("net"), idle.part("tor 1")])
+    with avne.start("sh", "-c", "echo open; cat", upstream=bed.socks, stdin=True) as idle:
+        assert idle.stdout.readline() == "open\n"
+        before = _settled([idle.part("net"), idle.part("socks5 1")])
         idle.stdin.close()
     with avne.start("python3", "-c", WRITER, upstream=bed.socks, stdin=True) as process:
         word, sent = process.stdout.readline().split()
         assert word == "stuck"
         assert int(sent) < 64 << 20
-        after = _settled([process.part("net"), process.part("tor 1")])
+        after = _settled([process.part("net"), process.part("socks5 1")])
         process.stdin.write("\n")
     assert all(now - then < PER_FLOW for now, then in zip(after, before, strict=True)), (before, after)

@@ -11,6 +11,7 @@ import subprocess
 
 import pytest
 
+from conftest import NO_USER_NAMESPACES, Avne, Place
 from tests.bed import places
 
 WHO = """
@@ -149,22 +150,21 @@ def test_a_whole_fetch_in_each_mode(any_avne, bed):
     assert (done.stdout, done.stderr, done.returncode) == (places.PAGE, "", 0)
 
 
-def test_setuid_where_user_namespaces_are_switched_off(in_mode, bed):
-    setuid, rootless = in_mode("setuid"), in_mode("rootless")
-    path = "/proc/sys/user/max_user_namespaces"
-    with open(path) as file:
-        before = file.read()
-    try:
-        with open(path, "w") as file:
-            file.write("0")
-        done = rootless.run("true", upstream=bed.socks)
-        assert done.returncode == 125
-        assert "user namespaces" in done.stderr.lower()
-        assert "avne setup" in done.stderr
-        done = setuid.run(
-            "wget", "-qO-", "http://www.test.example/", upstream=bed.socks, env={"AVNE_HELPER": "auto"}
-        )
-        assert (done.stdout, done.stderr) == (places.PAGE, "")
-    finally:
-        with open(path, "w") as file:
-            file.write(before)
+@pytest.fixture
+def without_user_namespaces(installed, user):
+    """A machine with user.max_user_namespaces=0, where `avne setup` has been run."""
+    place = Place("0600", installed.avne, user.name, NO_USER_NAMESPACES)
+    yield lambda mode: Avne(mode, installed.avne, user, place)
+    place.close()
+
+
+def test_setuid_where_user_namespaces_are_switched_off(without_user_namespaces, bed):
+    done = without_user_namespaces("rootless").run("true", upstream=bed.socks)
+    assert done.returncode == 125
+    assert "user namespaces" in done.stderr.lower()
+    assert "avne setup" in done.stderr
+    setuid = without_user_namespaces("setuid")
+    done = setuid.run(
+        "wget", "-qO-", "http://www.test.example/", upstream=bed.socks, env={"AVNE_HELPER": "auto"}
+    )
+    assert (done.stdout, done.stderr) == (places.PAGE, "")
