@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from avne.netstack.upstreams import Lease, Payload
 
 _WINDOW = 64 << 10  # of a guest's TCP stream to port 53
+_UNREAD = 256 << 10  # bytes of answers that a guest may leave unread: a stub asks a few at a time
 
 
 class _Datagram(NamedTuple):
@@ -33,7 +34,7 @@ class _Datagram(NamedTuple):
     src_port: int
     dst: bytes
 
-    def answer(self, stack: Stack, wire: bytes) -> None:
+    def answer(self, stack: Stack, wire: bytes, now: float) -> None:
         stack.packets.append((udp.build(self.dst, 53, self.src, self.src_port, wire),))
 
 
@@ -44,6 +45,7 @@ class GuestStream:
         self._port53 = port53
         self._framing = Framing()
         self._asked: set[bytes] = set()  # the IDs of queries that have no answer yet
+        self._unread = 0  # bytes of answers that have not been acknowledged
         self._open = True
         self._finished = False
         self._connection: Connection
@@ -52,10 +54,16 @@ class GuestStream:
         self._connection = connection
         connection.accept(_WINDOW)
 
-    def answer(self, stack: Stack, wire: bytes) -> None:
+    def answer(self, stack: Stack, wire: bytes, now: float) -> None:
         if not self._open:
             return
-        self._connection.write(memoryview(frame_reply(wire)))
+        if self._unread > _UNREAD:
+            stack.count("dns-unread")
+            self._connection.abort(now)
+            return
+        reply = frame_reply(wire)
+        self._unread += len(reply)
+        self._connection.write(memoryview(reply))
         self._asked.discard(wire[:2])
         self._shut_when_answered()
 
@@ -83,7 +91,7 @@ class GuestStream:
             self._connection.shutdown()
 
     def acked(self, count: int, now: float) -> None:
-        pass
+        self._unread -= count
 
     def closed(self, reset: bool, now: float) -> None:
         self._open = False
@@ -191,7 +199,7 @@ class Port53:
         match command:
             case dns.Answer(client, wire):
                 assert isinstance(client, _Datagram | GuestStream)
-                client.answer(self.stack, wire)
+                client.answer(self.stack, wire, now)
             case dns.Resolve(query, kind, what):
                 if not self.stack.upstreams.resolve(query, ResolveKind(kind), what):
                     self.resolver.resolved(query, Code.UPSTREAM_DOWN, [], 0, now)

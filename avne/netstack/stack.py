@@ -82,7 +82,11 @@ class Stack:
             else:
                 arrives.segment(connection, segment, now)
                 return
-        if segment.flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN:
+        if not self._from_guest(datagram):
+            return
+        if addresses.is_multicast(datagram.dst):
+            self.count("tcp-multicast")  # RFC 9293 §3.9.2.3: silently discarded (MUST-57)
+        elif segment.flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN:
             self._syn(frame, datagram, segment, key, now)
         elif reset := arrives.answer_unknown(_template(frame, datagram), segment):
             self.packets.append((reset,))
@@ -100,11 +104,6 @@ class Stack:
 
     def _syn(self, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float) -> None:
         """RFC 9293 §3.10.7.2: the stack listens on every address and port."""
-        if not self._from_guest(datagram):
-            return
-        if addresses.is_multicast(datagram.dst):
-            self.count("tcp-multicast")  # RFC 9293 §3.9.2.3: silently discarded (MUST-57)
-            return
         if len(self.connections) >= MAX_FLOWS or self.half_open >= MAX_HALF_OPEN:
             self.count("syn-dropped")
             return

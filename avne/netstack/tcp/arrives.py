@@ -91,11 +91,12 @@ def _other_states(c: Connection, seg: Segment, now: float) -> None:
     """RFC 9293 §3.10.7.4."""
     # First, check sequence number.
     if not _acceptable(c, seg):
-        if seg.flags & SYN and c.state is state.SYN_RECEIVED and seg.seq == c.irs:
+        if c.state is state.SYN_RECEIVED and seg.flags & (SYN | ACK) == SYN and seg.seq == c.irs:
             c.syn_ack_sent = False  # our SYN-ACK was lost, or is late: once more
             c.link.wake(c)
         elif not seg.flags & RST:
-            # Keep-alives and window probes are answered here too (MUST-25; §3.8.4).
+            # Keep-alives and window probes are answered here too (§3.8.4, §3.8.6.1), and the
+            # SYN-ACK of a simultaneous open.
             if c.state is state.TIME_WAIT and seg.flags & FIN:
                 c.start_timer(Timer.TIME_WAIT, now + TIME_WAIT_SECONDS)
             c.ack_now = True
@@ -213,6 +214,7 @@ def _window_reopened(c: Connection, now: float) -> None:
     """After a zero window: what the guest dropped for want of memory does not wait for the timer."""
     if c.timer == Timer.PERSIST:
         c.stop_timer()
+        c.backoffs = 0
     elif c.inflight:
         output.retransmit_first(c)
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)

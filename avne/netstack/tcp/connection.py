@@ -38,6 +38,7 @@ WINDOW_SCALE: Final = 8
 # gso_size of what we send: with segments as large as the MTU a guest with a small receive
 # buffer advertises a zero window for good (its rcv_mss grows to the segment's size).
 GSO_SIZE: Final = 1448
+MAX_CRUMBS: Final = 64  # unsent pieces of less than 1 KiB on average
 MAX_BURST: Final = 45 * GSO_SIZE  # one super-segment: the largest multiple below 64 KiB
 
 
@@ -175,9 +176,16 @@ class Connection:
         self.link.wake(self)
 
     def write(self, data: memoryview) -> None:
-        """Queue bytes for the guest; they are kept, not copied, until acknowledged."""
-        self.unsent.append(data)
+        """Queue bytes for the guest; they are kept, and not copied unless they come in crumbs."""
+        if not data:
+            return
+        unsent = self.unsent
+        unsent.append(data)
         self.unsent_bytes += len(data)
+        if len(unsent) > MAX_CRUMBS and self.unsent_bytes < len(unsent) << 10:
+            whole = memoryview(b"".join(unsent))  # a piece costs 200 bytes, whatever is in it
+            unsent.clear()
+            unsent.append(whole)
         self.link.wake(self)
 
     def shutdown(self) -> None:

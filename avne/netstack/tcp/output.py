@@ -18,6 +18,7 @@ DUPLICATE_ACKS = 3  # RFC 5681 §3.2
 # A window update is sent when the window has opened by this much: RFC 9293 §3.8.6.2.2 asks for
 # the lesser of half the buffer and one segment; our segments are 64 KiB.
 _WINDOW_STEP = 64 << 10
+_MAX_PIECES = 64  # of one segment's payload: writev(2) takes no more than 1024
 
 
 def flush(c: Connection, now: float) -> None:
@@ -26,6 +27,8 @@ def flush(c: Connection, now: float) -> None:
     if st is state.SYN_RECEIVED:
         if not c.syn_ack_sent:
             _send_syn(c, SYN | ACK, now)
+        elif c.ack_now:
+            c.emit_ack()
         return
     if st is state.SYN_SENT:
         if not c.syn_ack_sent:
@@ -114,6 +117,8 @@ def _take(c: Connection, length: int) -> Packet:
             head = head[:length]
         pieces.append(head)
         length -= len(head)
+    if len(pieces) > _MAX_PIECES:
+        return (memoryview(b"".join(pieces)),)
     return tuple(pieces)
 
 
@@ -137,7 +142,8 @@ def _window_opened(c: Connection) -> bool:
     if c.state not in state.RECEIVING:
         return False
     opened = (c.rcv_edge - c.rcv_adv) & seq.MASK
-    return opened >= _WINDOW_STEP or (opened > 0 and opened >= c.rcv_wnd)
+    # Less than a unit of the scaled window field cannot be told.
+    return opened >= min(_WINDOW_STEP, max(c.rcv_wnd, 1 << c.rcv_wscale))
 
 
 # ---- losses --------------------------------------------------------------------
@@ -160,7 +166,7 @@ def trim(sent: Sent, ack: int) -> None:
 def retransmit(c: Connection, sent: Sent) -> None:
     """`sent` again, exactly as it was but for what has been acknowledged."""
     sent.retransmitted = True
-    if sent.start == c.iss:  # only a SYN has it
+    if c.state is state.SYN_RECEIVED or c.state is state.SYN_SENT:  # it is the SYN
         c.syn_ack_sent = False
         return
     length = (sent.end - sent.start - sent.fin) & seq.MASK

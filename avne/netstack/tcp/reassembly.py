@@ -42,6 +42,8 @@ class Reassembly:
             pieces = [rest for piece in pieces for rest in _without(piece, at, at + len(block))]
         for at, piece in pieces:
             if len(self._blocks) < MAX_BLOCKS:
+                if len(piece) * 2 < memoryview(piece.obj).nbytes:
+                    piece = memoryview(bytes(piece))  # do not keep a whole frame for a few bytes
                 self._blocks.append((seq.add(rcv_nxt, at), piece))
         self._blocks.sort(key=lambda block: seq.diff(block[0], rcv_nxt))
 

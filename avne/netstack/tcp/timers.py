@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from avne.netstack.tcp import output, seq, state
+from avne.netstack.tcp import output, rto, seq, state
 from avne.netstack.tcp.connection import Connection, Timer
 from avne.netstack.wire.tcp import ACK
 
@@ -57,6 +57,7 @@ def _probe(c: Connection, now: float) -> None:
         # Not closed, only silly: the override timeout of §3.8.6.2.1 (3) sends what fits.
         output.send_segment(c, min(usable, c.unsent_bytes, c.gso_size), now)
         return
-    c.rto.back_off()
+    # The interval doubles (SHLD-30), but not the RTO: nothing has been lost.
+    c.backoffs += 1
     c.emit(ACK, seq.add(c.snd_una, -1))
-    c.start_timer(Timer.PERSIST, now + c.rto.value)
+    c.start_timer(Timer.PERSIST, now + min(rto.MAXIMUM, c.rto.value * (1 << min(c.backoffs, 16))))
