@@ -41,9 +41,10 @@
 
 enum { EXIT_MISUSED = 126 };  // not started by avne: there is nobody to tell
 
+// Not SECBIT_KEEP_CAPS_LOCKED: ping(8) sets that bit before it gives up capabilities that it has not
+// got, and would end; with every set empty there is nothing to keep.
 static const unsigned long locked_bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP
-    | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE
-    | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+    | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
 
 static struct saved saved;
 

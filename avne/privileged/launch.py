@@ -149,10 +149,11 @@ class Environment:
 
     def receive(self) -> Event:
         """The next event; waits for it.  What is no message of this layout is a failure of REQUEST."""
-        try:
-            data, fds, _, _ = socket.recv_fds(self._line, MESSAGE.size + 1, 1, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:
-            return Gone()
+        while True:
+            # A helper that failed before it read our REQUEST resets the line; what it said comes next.
+            with suppress(ConnectionResetError):
+                data, fds, _, _ = socket.recv_fds(self._line, MESSAGE.size + 1, 1, socket.MSG_CMSG_CLOEXEC)
+                break
         event = self._parse(data, fds)
         if not isinstance(event, Tun):
             for fd in fds:

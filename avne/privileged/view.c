@@ -107,10 +107,20 @@ static void mount_etc(void)
     must(AVNE_STAGE_MOUNT_ETC, umount2("/run", MNT_DETACH | UMOUNT_NOFOLLOW));  // the overlay has it still
 }
 
+/* Files whose mode or capabilities would give rights are like any other in here.  no_new_privs alone
+ * would not run those with capabilities, ping(8) for one, instead of running them without. */
+static void ignore_file_privileges(void)
+{
+    struct mount_attr no_privileges = {.attr_set = MOUNT_ATTR_NOSUID};
+
+    (void)mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, &no_privileges, sizeof no_privileges);  // Linux 5.12
+}
+
 void make_view(enum mode mode)
 {
     static const char name[] = "localhost", domain[] = "(none)";
 
+    ignore_file_privileges();
     for (size_t i = 0; i < sizeof places / sizeof *places; i++)
         must(places[i].stage, mount_on(&places[i]));
     set_sysctls();
