@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What avne says to the user: on standard error, in lines that begin with ``avne: ``, and no more.
 
-Standard output belongs to the program.  A message never fails the run: standard error may
-be closed, or a pipe that nobody reads.
+Standard output belongs to the program.  A message never fails the run: standard error may be
+closed, or full.  Hence no stream of Python's, whose unwritten rest would change the exit code.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 
 from avne.errors import AvneError
 
+_STDERR = 2
 _CLEAR = "\r\x1b[K"
 
 
@@ -52,16 +53,13 @@ class Console:
         if self._progress and not over:
             text = f"{_CLEAR}{text}"
             self._progress = False
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never there
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            os.write(_STDERR, text.encode(sys.getfilesystemencoding(), "backslashreplace"))
 
 
 def is_terminal() -> bool:
     """Whether standard error is a terminal that can rewrite a line."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    return False
+    return os.isatty(_STDERR) and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def colour(text: str, code: int) -> str:

@@ -96,9 +96,12 @@ def _upstream(config: Config, console: Console) -> Iterator[UpstreamSpec]:
     def progress(percent: int, tag: str, summary: str) -> None:
         console.progress(f"Tor is starting: {percent} % ({summary})")
 
-    with keeper.connect(state_dir(), config["tor.torrc"] or None, progress) as own:
+    try:
+        own = keeper.connect(state_dir(), config["tor.torrc"] or None, progress)
+    finally:
         console.progress("")
-        console.phase("avne's own Tor is ready")
+    with own:
+        console.phase("upstream Tor of avne's own")
         yield isolated(own.spec)
 
 
