@@ -21,6 +21,7 @@ import time
 from typing import Any, Final, NoReturn
 
 from avne.ipc.control import Control
+from avne.limits import LOG_BYTES
 from avne.spawn import child_environment
 
 FIRST_PAUSE: Final = 1.0
@@ -50,6 +51,7 @@ class KeeperProcess:
         self._output = -1  # Tor's standard output
         self._line = b""
         self._trouble = ""
+        self._log_left = LOG_BYTES  # of keeper.log
         self._pause = FIRST_PAUSE
         self._start_at: float | None = None
 
@@ -176,7 +178,9 @@ class KeeperProcess:
                 self._state = "ready", self._socks
                 self._tell(*self._state)
         elif match := _TROUBLE.search(line):
-            print(line, file=sys.stderr, flush=True)
+            if self._log_left > 0:
+                self._log_left -= len(line)
+                print(line, file=sys.stderr, flush=True)
             self._trouble = match[1][:500]
             self._tell("warning", self._trouble)
 

@@ -7,7 +7,7 @@ PySocks 1.7.1 does the negotiation, and needs these guards:
   the request, and the guest chooses that name.  `_write_SOCKS5_address` is replaced; credentials
   are bounded by `spec`;
 * it knows no unix sockets and resolves nothing of ours: we connect, and it only negotiates;
-* its refusals are texts that begin with the reply's number: `_code` reads it back.
+* its refusals are texts that begin with the reply's number: `_open_error` reads it back.
 
 It reads the reply unbuffered and to the byte, so what follows on the connection is the stream's.
 Nothing here resolves a destination's name.
@@ -165,7 +165,9 @@ class _Negotiator(socks.socksocket):  # type: ignore[misc]
 def _open_error(error: Exception) -> OpenError:
     """What a failed negotiation means."""
     if isinstance(error, socks.SOCKS5Error):
-        return OpenError(_code(error), error.msg)
+        code = int(error.msg.partition(":")[0], 16)  # "0xNN: TEXT"; it knows no text for 0xF0 and above
+        known = code in Code.__members__.values()
+        return OpenError(code, Code(code).name.lower().replace("_", " ") if known else f"reply {code:#04x}")
     if isinstance(error, socks.SOCKS5AuthError):
         return OpenError(Code.UPSTREAM_AUTH, error.msg)
     if isinstance(error, socks.GeneralProxyError):
@@ -175,11 +177,6 @@ def _open_error(error: Exception) -> OpenError:
         return OpenError(Code.UPSTREAM_TIMEOUT, "it did not answer in time")
     assert isinstance(error, OSError)
     return OpenError(Code.UPSTREAM_DOWN, _reason(error))
-
-
-def _code(error: socks.SOCKS5Error) -> int:
-    """REP of "0xNN: TEXT"."""
-    return int(error.msg.partition(":")[0], 16)
 
 
 def _reason(error: OSError) -> str:

@@ -99,6 +99,9 @@ def test_reply_codes_are_numbers(server: SocksServer, code: int) -> None:
     server.reply = reply_bytes(code)
     error = failure(lambda: upstream(server).open("secret.example", 80, Attempt()))
     assert error.code == code
+    assert error.detail == {0x01: "general failure", 0xF6: "onion bad address", 0x7F: "reply 0x7f"}.get(
+        code, error.detail
+    )
     assert "secret" not in error.detail
 
 
