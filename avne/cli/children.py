@@ -52,6 +52,12 @@ class Part:
         try:
             fds = {0: null, 1: write_end, 2: write_end, _CONTROL_FD: theirs.fileno()}
             self.pid = spawn(python(module, str(_CONTROL_FD)), fds, child_environment(), session=True)
+        except OSError as error:
+            self.control.close()
+            os.close(self.output)
+            raise AvneError(
+                f"cannot start {name}: {os.strerror(error.errno or 0)}", "Look at the limits: ulimit -a"
+            ) from error
         finally:
             theirs.close()
             os.close(write_end)

@@ -11,8 +11,9 @@ from typing import Any
 
 from avne.cli.children import settle_descriptors
 from avne.cli.console import Console
+from avne.cli.job import Job
 from avne.cli.signals import Interrupted, die_of, inherited, take_terminal_back
-from avne.cli.supervise import Job, Supervisor
+from avne.cli.supervise import Supervisor
 from avne.config import Config, load, split_resolver
 from avne.log import Log
 from avne.paths import Session, open_session, state_dir

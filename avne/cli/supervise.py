@@ -18,18 +18,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
+from avne import __version__
 from avne.cli.children import Part, Parts, died_early
 from avne.cli.console import Console
+from avne.cli.job import Job
 from avne.cli.loop import Loop
 from avne.cli.signals import ENDING as ENDING_SIGNALS
-from avne.cli.signals import TERMINAL, Inherited, Interrupted, Signals
+from avne.cli.signals import TERMINAL, Interrupted, Signals
 from avne.cli.workers import Restarts, Worker, hopeless
 from avne.errors import EXIT_AVNE, AvneError
 from avne.log import Log
 from avne.privileged import launch
-from avne.upstream.spec import UpstreamSpec
 
 NETSTACK = "avne.netstack.process"
 START_BOUND = 60.0  # until everything is ready: a worker's proxy may take a while to answer
@@ -39,19 +40,6 @@ DRAIN_BOUND = 30.0
 END_BOUND = 5.0
 
 STARTING, RUNNING, DRAINING, ENDING = range(4)
-
-
-class Job(NamedTuple):
-    """What to run, and with what."""
-
-    argv: list[str]
-    environ: dict[str, str]
-    inherited: Inherited
-    helpers: list[str]  # paths, in the order to try
-    netstack: dict[str, Any]  # the `config` of the netstack
-    listener: int  # the listening ipc socket
-    upstream: UpstreamSpec
-    workers: int
 
 
 class Supervisor:
@@ -95,13 +83,15 @@ class Supervisor:
 
     def _start(self) -> None:
         job = self._job
+        self._note("start", avne=__version__, upstream=job.upstream.redacted(), workers=job.workers)
         self._loop.after(START_BOUND, "start", self._start_too_slow)
-        self._start_helper()
-        self._netstack = Part("the network process", "net", NETSTACK)
+        self._netstack = Part("the network process", "net", NETSTACK)  # first: it takes longest
         self._netstack.control.send("config", job.netstack, fds=(job.listener,))
+        os.close(job.listener)
         self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
         for slot in self._restarts:
             self._start_worker(slot, 1)
+        self._start_helper()
         self._console.phase("helper, netstack and workers started")
 
     def _start_helper(self) -> None:
@@ -153,9 +143,7 @@ class Supervisor:
     def _helper_failed(self, event: launch.Failed) -> None:
         assert self._environment
         if self._phase == STARTING and self._helpers and launch.another_may_work(event.stage):
-            self._log.event(
-                "info", "supervisor", "helper-fallback", {"stage": event.stage, "errno": event.errno}
-            )
+            self._note("helper-fallback", stage=event.stage, errno=event.errno)
             self._loop.forget(self._environment.fileno())
             self._environment.close()
             self._start_helper()
@@ -163,7 +151,7 @@ class Supervisor:
         raise launch.explain(event.stage, event.errno, self._environment.setuid, self._job.argv[0])
 
     def _environment_gone(self) -> None:
-        if self._phase == ENDING:
+        if self._phase in (DRAINING, ENDING):
             self._done = True
             return
         raise AvneError(
@@ -173,6 +161,7 @@ class Supervisor:
 
     def _program_ended(self, code: int) -> None:
         self._console.phase(f"ended with {code}" if code >= 0 else f"ended by signal {-code}")
+        self._note("program-ended", code=code)
         if self._exit is None:
             self._exit = code
         self._loop.cancel("kill")
@@ -190,22 +179,19 @@ class Supervisor:
             self._end_environment()
 
     def _tell_of_draining(self) -> None:
-        count = (
-            f"{self._owing} connection{'s are' if self._owing != 1 else ' is'}"
-            if self._owing > 0
-            else "Tor is"
-        )
-        self._console.notice(f"{count} still sending what the program wrote; Ctrl-C ends it now")
+        some = {0: "a worker is", 1: "1 connection is"}
+        who = some.get(self._owing, f"{self._owing} connections are")
+        self._console.notice(f"{who} still sending what the program wrote; Ctrl-C ends it now")
 
     def _end_environment(self) -> None:
         self._phase = ENDING
         self._loop.cancel()
         assert self._environment
         self._environment.end()
-        self._loop.after(END_BOUND, "end", self._stop_waiting)
+        self._loop.after(END_BOUND, "end", self._stop)  # what is left then is killed
 
-    def _stop_waiting(self) -> None:
-        self._done = True  # what is left is killed by `_end_everything`
+    def _stop(self) -> None:
+        self._done = True
 
     # The netstack and the workers
 
@@ -295,6 +281,9 @@ class Supervisor:
     def _signal(self, number: int) -> None:
         assert self._environment
         self._environment.signal(number)
+
+    def _note(self, event: str, **fields: Any) -> None:
+        self._log.event("info", "supervisor", event, fields)
 
     def _end_everything(self) -> None:
         """Leave nothing behind, from whatever state."""

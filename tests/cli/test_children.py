@@ -160,6 +160,12 @@ def test_a_line_without_end_is_not_waited_for_for_ever(start):
     watched.until_end()
 
 
+def test_a_part_that_cannot_be_started_is_an_error_with_a_cure(monkeypatch):
+    monkeypatch.setattr(children, "python", lambda module, *arguments: ["/nowhere/python"])
+    with pytest.raises(AvneError, match="cannot start the test part: No such file or directory"):
+        Part("the test part", "test", "ignored")
+
+
 def test_the_loops_timers():
     loop, seen = Loop(), []
     loop.after(0, "a", lambda: seen.append("replaced"))

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What ``avne run`` hands to the supervisor."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from avne.cli.signals import Inherited
+from avne.upstream.spec import UpstreamSpec
+
+
+class Job(NamedTuple):
+    """What to run, and with what."""
+
+    argv: list[str]
+    environ: dict[str, str]
+    inherited: Inherited
+    helpers: list[str]  # paths, in the order to try
+    netstack: dict[str, Any]  # the `config` of the netstack
+    listener: int  # the listening ipc socket
+    upstream: UpstreamSpec
+    workers: int
