@@ -22,6 +22,8 @@ bed.py       starts a world from outside and talks to it
 wire.py      watches the wires of the host
 people.py    ordinary users, and how to run a program as one
 installed.py avne's wheel, installed where ordinary users can run it
+runs.py      runs of avne in each mode: places, their processes
+no_userns.py a user namespace in which no other can be made
 leftovers.py what a test run has left behind
 demo.py      `make demo`
 """

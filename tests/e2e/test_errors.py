@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from conftest import Avne, Place
 from tests.bed import people
+from tests.bed.runs import Avne, Place
 
 
 def _message(done, code):

@@ -11,8 +11,8 @@ import subprocess
 
 import pytest
 
-from conftest import NO_USER_NAMESPACES, Avne, Place
 from tests.bed import places
+from tests.bed.runs import NO_USER_NAMESPACES, Avne, Place
 
 WHO = """
 import json, os, sys
