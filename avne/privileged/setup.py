@@ -36,26 +36,22 @@ _REINSTALL = "Reinstall avne: pip install --force-reinstall avne"
 
 def plan(remove: bool = False) -> list[str]:
     """The shell commands that do the same; what is done already is left out."""
+    commands = [["chmod", "0", launch.INSTALLED]] if os.path.lexists(launch.INSTALLED) else []
     if remove:
-        commands = [["rm", "-f", launch.INSTALLED]] if os.path.lexists(launch.INSTALLED) else []
+        commands += [["rm", launch.INSTALLED]] if commands else []
         if os.path.exists(os.path.join(DIRECTORY, _MARK)):
             commands += [["rm", "-f", os.path.join(DIRECTORY, _MARK)], ["groupdel", GROUP]]
         return [shlex.join(words) for words in [*commands, *([["rmdir", DIRECTORY]] if commands else [])]]
-    owner = ["--owner=root", "--group=root", "--mode=0755"]
-    commands = [] if _group() is not None else [["groupadd", "--system", GROUP]]
-    if user := _new_member():
-        commands += [["usermod", "--append", "--groups", GROUP, user]]
-    commands += [
-        ["install", "--directory", *owner, DIRECTORY],
-        [
-            "install",
-            "--owner=root",
-            f"--group={GROUP}",
-            f"--mode={MODE:o}",
-            launch.PACKAGED,
-            launch.INSTALLED,
-        ],
-    ]
+    root = ["--owner=root", "--group=root"]
+    member = _new_member()
+    new_group = _group() is None
+    helper = ["--owner=root", f"--group={GROUP}", f"--mode={MODE:o}", launch.PACKAGED, launch.INSTALLED]
+    commands += [["groupadd", "--system", GROUP]] if new_group else []
+    commands += [["usermod", "--append", "--groups", GROUP, member]] if member else []
+    commands += [["install", "--directory", *root, "--mode=0755", DIRECTORY]]
+    mark = os.path.join(DIRECTORY, _MARK)
+    commands += [["install", *root, "--mode=0644", "/dev/null", mark]] if new_group else []
+    commands += [["install", *helper]]
     return [shlex.join(words) for words in commands]
 
 
@@ -93,7 +89,8 @@ def remove() -> list[str]:
     mark = os.path.join(DIRECTORY, _MARK)
     ours = os.path.exists(mark) and _group() is not None
     for path in (launch.INSTALLED, mark):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.chmod(path, 0)  # whoever kept a hard link keeps nothing
             os.unlink(path)
             removed.append(path)
     if ours:
@@ -126,6 +123,8 @@ def verify_installed() -> list[str]:
             (not os.fstatvfs(fd).f_flag & os.ST_NOSUID, "its file system is mounted nosuid"),
         ]
         problems = [problem for good, problem in checks if not good]
+        if not stat.S_ISREG(status.st_mode):
+            return problems[:1]
         with open(f"/proc/self/fd/{fd}", "rb") as file:
             if hashlib.sha256(file.read()).hexdigest() != _built_digest():
                 problems.append("it is not the helper of this version of avne")
@@ -224,7 +223,13 @@ def _open_directory() -> int:
 
 
 def _place(directory: int, name: str, data: bytes, group: int, mode: int) -> None:
-    """Write `name` whole or not at all.  It gets its bits last, once nobody can change it."""
+    """Write `name` whole or not at all.  It gets its bits last; the one it replaces loses them.
+
+    (Whoever kept a hard link of an old one would keep its faults, too.)
+    """
+    old = -1
+    with suppress(FileNotFoundError):
+        old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     scratch = f".{name}.{secrets.token_hex(8)}"
     fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
@@ -235,6 +240,12 @@ def _place(directory: int, name: str, data: bytes, group: int, mode: int) -> Non
             os.fsync(fd)
             os.fchmod(fd, mode)
         os.rename(scratch, name, src_dir_fd=directory, dst_dir_fd=directory)
+        if old >= 0:
+            os.fchmod(old, 0)
     except BaseException:
-        os.unlink(scratch, dir_fd=directory)
+        with suppress(FileNotFoundError):
+            os.unlink(scratch, dir_fd=directory)
         raise
+    finally:
+        if old >= 0:
+            os.close(old)
