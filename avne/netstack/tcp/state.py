@@ -58,7 +58,3 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
 
 # In these the guest may still send us data.
 RECEIVING: Final = frozenset({ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2})
-# In these we may still send (new or retransmitted) data.
-SENDING: Final = frozenset({ESTABLISHED, CLOSE_WAIT, FIN_WAIT_1, CLOSING, LAST_ACK})
-# RFC 9293 §3.3.2: those with both sequence numbers known.
-SYNCHRONIZED: Final = frozenset(State) - {PARKED, SYN_SENT, SYN_RECEIVED, CLOSED}

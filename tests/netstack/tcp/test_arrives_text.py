@@ -14,6 +14,7 @@ from playbook import (
     fin_wait_2,
     last_ack,
     seg,
+    syn_received,
     time_wait,
 )
 
@@ -222,6 +223,12 @@ def test_an_app_that_aborts_on_what_it_reads_hears_nothing_more():
     play.received = received
     play.recv("FPA", seq=1, data=b"abc").expect(seg("RA", seq=1, ack=4))
     play.told(b"abc", "reset").enters(state.CLOSED)
+
+
+def test_an_app_that_aborts_when_it_is_established_hears_nothing_more():
+    play = syn_received()
+    play.established = lambda now: play.c.abort(now)
+    play.recv("FPA", data=b"abc").expect(seg("RA", seq=1, ack=1)).told("reset").enters(state.CLOSED)
 
 
 # ---- TIME-WAIT ---------------------------------------------------------------------------
