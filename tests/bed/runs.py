@@ -112,7 +112,7 @@ class Run(subprocess.Popen[str]):
                     return pid
         raise AssertionError("no init")
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *exc: Any) -> None:  # noqa: PYI036 (as Popen has it)
         if self.poll() is None:
             self.send_signal(signal.SIGKILL)
         super().__exit__(*exc)
@@ -133,11 +133,17 @@ class Avne:
             settings = ["--upstream", upstream, *settings]
         return [self.command, "run", *settings, "--", *words]
 
-    def as_person(self, words: Sequence[str], env: dict[str, str] | None = None) -> list[str]:
-        """The argument vector that runs `words` where avne is called, without avne."""
+    def as_person(
+        self, words: Sequence[str], env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> list[str]:
+        """The argument vector that runs `words` where avne is called, without avne.
+
+        `cwd` is entered after the mount namespace, which puts every process at its root.
+        """
         helper = {"setuid": "setuid", "rootless": "rootless", "root": "auto"}[self.mode]
         settings = {"AVNE_HELPER": helper, **(env or {})}
-        return [*self.place.prefix, *people.command_as(self.person, words, settings, "host")]
+        there = ["env", "-C", str(cwd or self.person.home)]
+        return [*self.place.prefix, *there, *people.command_as(self.person, words, settings, "host")]
 
     def run(
         self,
@@ -146,13 +152,13 @@ class Avne:
         options: Sequence[str] = (),
         timeout: float = 60,
         env: dict[str, str] | None = None,
+        cwd: Path | None = None,
         **settings: Any,
     ) -> subprocess.CompletedProcess[str]:
         """`avne run WORDS`, to its end."""
-        settings.setdefault("cwd", self.person.home)
         if "input" not in settings:
             settings.setdefault("stdin", subprocess.DEVNULL)
-        argv = self.as_person(self.argv(words, upstream, options), env)
+        argv = self.as_person(self.argv(words, upstream, options), env, cwd)
         return subprocess.run(
             argv, capture_output=True, text=True, timeout=timeout, start_new_session=True, **settings
         )
@@ -168,7 +174,6 @@ class Avne:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=self.person.home,
             start_new_session=True,
         ) as process:
             process.supervisor = process.pid

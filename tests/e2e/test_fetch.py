@@ -66,7 +66,8 @@ def test_git_clones_over_http(avne, upstream, tmp_path_for):
     done = avne.run(
         "git", "clone", "-q", "http://www.test.example/git/hello.git", "clone", upstream=upstream, cwd=there
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stderr == ""
+    assert done.returncode == 0
     assert (there / "clone" / "README").read_text() == "hello from the test bed\n"
     assert (there / "clone" / "large.bin").read_bytes() == places.stream(3 << 20)
 

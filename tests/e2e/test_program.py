@@ -31,16 +31,17 @@ def _who(done):
 
 def test_identity_cwd_umask_stdio_and_exit_code(any_avne, bed, tmp_path_for):
     there = tmp_path_for(any_avne)
-    settings = {"input": "from stdin", "cwd": there, "umask": 0o027}
-    inside = any_avne.run("python3", "-c", WHO, upstream=bed.socks, **settings)
+    settings = {"input": "from stdin", "umask": 0o027}
+    inside = any_avne.run("python3", "-c", WHO, upstream=bed.socks, cwd=there, **settings)
     outside = subprocess.run(
-        any_avne.as_person(["python3", "-c", WHO]), capture_output=True, text=True, **settings
+        any_avne.as_person(["python3", "-c", WHO], cwd=there), capture_output=True, text=True, **settings
     )
     assert inside.returncode == outside.returncode == 7
     assert inside.stderr == outside.stderr == "to stderr\n"
     mine, theirs = _who(inside), _who(outside)
     for key in ("uid", "gid", "cwd", "umask", "stdin"):
         assert mine[key] == theirs[key], key
+    assert mine["cwd"] == str(there)
     if any_avne.mode == "rootless":
         # A user namespace that an ordinary user makes maps one group; the others keep their
         # effect, but have no number inside (user_namespaces(7)).
