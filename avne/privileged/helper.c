@@ -320,7 +320,6 @@ static void unshare_everything(enum mode mode)
 }
 
 
-
 // ---- no way back -------------------------------------------------------------------------------
 
 static bool has_nothing(uid_t uid, gid_t gid)
@@ -338,8 +337,8 @@ static bool has_nothing(uid_t uid, gid_t gid)
     for (int i = 0; i < 2; i++)
         if (held[i].effective | held[i].permitted | held[i].inheritable)
             return false;
-    for (unsigned long number = 0; number <= CAP_LAST_CAP; number++)
-        if (prctl(PR_CAPBSET_READ, number, 0, 0, 0) == 1)
+    for (unsigned long number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
+        if (prctl(PR_CAPBSET_READ, number, 0, 0, 0) != 0)
             return false;
     return (uid_t)setfsuid((uid_t)-1) == uid && (gid_t)setfsgid((gid_t)-1) == gid
         && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0
@@ -371,6 +370,7 @@ static void drop_privileges(void)
 }
 
 
+// ---- two processes come of it ------------------------------------------------------------------
 
 static _Noreturn void environment(enum mode mode)
 {
@@ -388,15 +388,10 @@ static _Noreturn void environment(enum mode mode)
     serve(&saved);
 }
 
-/* Outside: dies with the supervisor, and pid 1 dies with it.  Its signals are the terminal's, and
- * those are for the program. */
+/* Outside: dies with the supervisor, and pid 1 dies with it. */
 static _Noreturn void guard(pid_t init)
 {
-    sigset_t all;
-
     drop_privileges();
-    (void)sigfillset(&all);
-    (void)sigprocmask(SIG_SETMASK, &all, NULL);
     (void)close(LINE);
     (void)!chdir("/");
     while (waitpid(init, NULL, 0) < 0 && errno == EINTR)
@@ -408,6 +403,7 @@ int main(int argc, char **argv)
 {
     struct avne_message request = {0};
     enum mode mode;
+    sigset_t all;
     pid_t init;
     int heard;
 
@@ -427,9 +423,12 @@ int main(int argc, char **argv)
     if (!getcwd(saved.cwd, sizeof saved.cwd))
         saved.cwd[0] = '\0';
     unshare_everything(mode);                                           // 7
+    // What the terminal sends to all of its process group is for the program, not for these two.
+    (void)sigfillset(&all);
+    must(AVNE_STAGE_FORK, sigprocmask(SIG_SETMASK, &all, NULL));        // 8
     init = fork();
     must(AVNE_STAGE_FORK, init);
     if (init == 0)
-        environment(mode);                                              // 8–15
-    guard(init);                                                        // 16
+        environment(mode);                                              // 9–16
+    guard(init);                                                        // 17
 }

@@ -2,8 +2,7 @@
 /* Pid 1 of the environment, once every privilege is gone: starts the program, takes in the dead,
  * ends everything when the supervisor says so or is gone.
  *
- * Signals of the terminal pass it by: they are at their defaults, and those do nothing to a pid 1
- * (pid_namespaces(7)).
+ * It comes here with every signal blocked: those of the terminal are the program's.
  */
 #define _GNU_SOURCE
 #include "helper.h"
@@ -160,7 +159,6 @@ _Noreturn void serve(const struct saved *saved)
 
     (void)sigemptyset(&child);
     (void)sigaddset(&child, SIGCHLD);
-    must(AVNE_STAGE_GO, sigprocmask(SIG_BLOCK, &child, NULL));
     ready[1].fd = signalfd(-1, &child, SFD_CLOEXEC);
     must(AVNE_STAGE_GO, ready[1].fd);
     for (;;) {
