@@ -106,7 +106,7 @@ static pid_t start_program(const struct avne_message *go, const struct saved *sa
     (void)close(strings);
     must(AVNE_STAGE_GO, pipe2(report, O_CLOEXEC));
     program = fork();
-    must(AVNE_STAGE_GO, program);
+    must(AVNE_STAGE_FORK, program);
     if (program == 0)
         become_program(go, saved, argv, env, report[1]);
     (void)close(report[1]);
