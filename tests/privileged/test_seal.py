@@ -107,10 +107,22 @@ def test_a_network_socket_as_standard_input_is_refused(helper, mode):
         assert stage.apart(work) == [["Failed", "STDIO", 22]]
 
 
-def test_a_directory_as_standard_input_is_refused(helper, mode):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: os.open("/run", os.O_RDONLY | os.O_DIRECTORY),
+        lambda: os.open("/run", os.O_PATH),
+        lambda: os.eventfd(0),
+        lambda: os.pidfd_open(os.getpid()),
+    ],
+    ids=["directory", "path", "anonymous", "process"],
+)
+def test_what_is_no_stream_as_standard_input_is_refused(helper, mode, make):
+    """An io_uring ring, for one, makes sockets where it was made itself."""
+
     def work():
         path = stage.prepare(helper, mode)
-        os.dup2(os.open("/run", os.O_RDONLY | os.O_DIRECTORY), 0)
+        os.dup2(make(), 0)
         return stage.run_program(path, ["true"])
 
     assert stage.apart(work) == [["Failed", "STDIO", 22]]
