@@ -123,6 +123,7 @@ class Lease:
 
     def lost(self, now: float) -> None:
         """The worker is gone."""
+        self._end()
         self.session.reset(Code.UPSTREAM_DOWN, now)
 
     def _forget_if_over(self) -> None:
