@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,14 @@ def socks():
 
 
 @pytest.fixture
-def environ(socks, tmp_path):
+def runtime():
+    """The test's own directory for sessions, where the environment masks it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="avne-cli-") as path:
+        yield path
+
+
+@pytest.fixture
+def environ(socks, tmp_path, runtime):
     """The environment to call avne with; its state is the test's own."""
     kept = {
         name: value for name, value in os.environ.items() if not name.lower().startswith(("avne", "xdg_"))
@@ -34,6 +42,7 @@ def environ(socks, tmp_path):
     return {
         **kept,
         "AVNE_UPSTREAM": socks,
+        "XDG_RUNTIME_DIR": runtime,
         "XDG_STATE_HOME": str(tmp_path / "state"),
         "XDG_CONFIG_HOME": "/nonexistent",
         "PYTHONPATH": str(ROOT),
