@@ -6,7 +6,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from guest import FAMILIES, SERVER_V4, SERVER_V6, Net, Socket, connected, parked
+from guest import FAMILIES, SERVER_V6, Net, Socket, connected, parked
 
 from avne.ipc import messages
 from avne.ipc.messages import Code

@@ -20,7 +20,7 @@ from avne.netstack import addresses, stack
 from avne.netstack.stack import CHALLENGES_PER_SECOND
 from avne.netstack.tcp import state
 from avne.netstack.tcp.arrives import TIME_WAIT_SECONDS
-from avne.netstack.wire import checksum, ip, tcp, udp, vnet
+from avne.netstack.wire import ip, tcp, udp, vnet
 
 VOUCHED = bytes((vnet.DATA_VALID,)) + bytes(9)
 
