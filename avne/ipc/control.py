@@ -5,7 +5,8 @@ Each message is ``[verb, argument …]``; a packet is a message, so a half messa
 The verbs::
 
     supervisor → netstack   config {…} · tun (+ fd) · gone IDENTITY · drain
-    netstack → supervisor   ready · worker IDENTITY KIND · drained · log LEVEL EVENT {…} · stats {…}
+    netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters}
+                            log LEVEL EVENT {…}
     supervisor → worker     config {…}
     worker → supervisor     ready · failed PROBLEM CURE · log LEVEL EVENT {…}
 
