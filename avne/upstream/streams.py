@@ -21,7 +21,7 @@ from typing import Any, Final
 from avne.ipc import messages
 from avne.ipc.channel import Dealer, Payload
 from avne.ipc.messages import Capability, encode
-from avne.limits import MAX_PAYLOAD
+from avne.limits import HALF_CLOSED_MAX, MAX_PAYLOAD
 from avne.upstream.base import Upstream
 from avne.upstream.lookout import Lookout
 from avne.upstream.relay import Budget, Relay, Step
@@ -71,7 +71,7 @@ class Streams:
         self._streams: dict[int, Stream] = {}
         self._by_fd: dict[int, Stream] = {}
         self._ready: deque[Stream] = deque()
-        self._quiet: set[Stream] = set()  # those that `give_up` may hit
+        self._quiet: dict[Stream, None] = {}  # those that `give_up` may hit, the oldest first
         self._lingering: dict[Stream, float] = {}  # while draining: when to close at the latest
         self._tick_at = 0.0
 
@@ -108,7 +108,8 @@ class Streams:
         elif kind == messages.SHUT:
             relay.receive_shut(self.now)
             if not self._half_close:
-                self._quiet.add(stream)
+                self._quiet[stream] = None
+                self._bound_quiet()
             self._settle(stream)
         elif kind == messages.RESET:
             with contextlib.suppress(OSError):
@@ -165,6 +166,14 @@ class Streams:
         for stream, until in list(self._lingering.items()):
             if now >= until:
                 self._remove(stream)
+
+    def _bound_quiet(self) -> None:
+        """Most of those have been closed by their programs: there must not be ever more of them."""
+        if len(self._quiet) > HALF_CLOSED_MAX:
+            oldest = next(iter(self._quiet))
+            del self._quiet[oldest]
+            oldest.relay.give_up()
+            self._settle(oldest)
 
     def drain(self) -> None:
         """Finish what waits to be written, then close; what the servers still say is dropped."""
@@ -273,7 +282,7 @@ class Streams:
         del self._streams[stream.number], self._by_fd[stream.fd]
         self._epoll.unregister(stream.fd)
         self._closing.append(stream.sock)
-        self._quiet.discard(stream)
+        self._quiet.pop(stream, None)
         self._lingering.pop(stream, None)
         if self._lookout:
             self._lookout.flow_gone(stream.number)

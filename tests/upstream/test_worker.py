@@ -15,7 +15,7 @@ import pytest
 
 from avne.ipc import messages
 from avne.ipc.messages import Capability, Code, ResolveKind, encode
-from avne.limits import CREDIT_MAX, MAX_PAYLOAD
+from avne.limits import CREDIT_MAX, HALF_CLOSED_MAX, MAX_PAYLOAD
 from avne.upstream.spec import UpstreamSpec
 from tests.upstream.rig import PEER, Died, Rig
 from tests.upstream.socks_server import RESOLVE, SocksServer, reply_bytes
@@ -392,6 +392,19 @@ def test_tor_keeps_the_connection_open_for_the_answer(tor: Rig, server: SocksSer
     tor.send(messages.SHUT, 1)
     assert tor.collect(1) == (b"the whole answer", [messages.SHUT, 1])
     assert not ended
+
+
+def test_flows_that_only_wait_for_their_servers_end_are_bounded(tor: Rig, server: SocksServer) -> None:
+    """A program that closes each connection itself leaves one for 30 s: the oldest make room."""
+    hold = threading.Event()
+    server.stream = lambda sock, host: hold.wait(60) and None
+    for flow in range(1, HALF_CLOSED_MAX + 3):
+        tor.open(flow, "silent")
+        tor.send(messages.SHUT, flow)
+    for flow in (1, 2):
+        assert tor.receive(messages.RESET, flow)[0][2] == Code.UPSTREAM_TIMEOUT
+    assert tor.drained(3) == []
+    hold.set()
 
 
 # Statistics and the end of a session.
