@@ -287,6 +287,11 @@ def test_the_window_is_scaled_from_the_third_segment_on():
     assert play.c.snd_wnd == 1 << 20
 
 
+@pytest.mark.rfc("7323", "2.2")
+def test_the_window_of_a_syn_ack_is_not_scaled():
+    assert syn_sent(wscale=7).recv("SA", seq=0, ack=1).expect(seg("A")).c.snd_wnd == WINDOW
+
+
 @each(*SYNCHRONIZED)
 def test_an_ack_of_what_was_not_sent_is_answered_and_dropped(canonical):
     play = canonical()
@@ -335,6 +340,9 @@ def test_the_window_is_taken_from_the_newest_segment_only():
     assert play.c.snd_wnd == 8000
     play.recv("PA", seq=2, ack=1, wnd=100, data=b"b").expect(seg("A"))  # old
     assert play.c.snd_wnd == 8000
+    play.recv("A", seq=5, ack=1, wnd=7000, data=b"e").expect(seg("A", ack=3))  # ahead, and so newer
+    play.recv("A", seq=3, ack=1, wnd=100, data=b"cd").expect(seg("A", ack=6))
+    assert play.c.snd_wnd == 7000
 
 
 @pytest.mark.rfc("9293", "MUST-1")
