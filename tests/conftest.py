@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 
 import coverage
+import hypothesis
 import pytest
 
 from tests.bed import leftovers, people
@@ -23,6 +24,11 @@ _BEFORE = pytest.StashKey[leftovers.Snapshot]()
 
 # The gate on the coverage is a test, the last one, where coverage is measured at all.
 collect_ignore = [] if coverage.Coverage.current() else ["test_coverage.py"]
+
+
+# The same inputs in each run: a failure is repeatable, and belongs to a change.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 # ---- the world ------------------------------------------------------------------------------

@@ -133,7 +133,8 @@ class Process:
         """A worker that breaks the protocol is treated as dead; the supervisor replaces it."""
         self._stack.count(f"worker-{reason}")
         self._stack.worker_gone(worker, now)
-        self._control.send("log", "error", "worker-cut-off", {"worker": worker.decode(), "reason": reason})
+        who = worker.decode("ascii", "backslashreplace")
+        self._control.send("log", "error", "worker-cut-off", {"worker": who, "reason": reason})
 
     def _write_workers(self, now: float) -> None:
         outgoing = self._stack.upstreams.messages

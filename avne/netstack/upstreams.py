@@ -161,9 +161,10 @@ class Upstreams:
         return max(CREDIT_MIN, min(CREDIT_MAX, CREDIT_TOTAL // max(1, self.flows)))
 
     def join(self, identity: bytes, message: list[Any]) -> Worker:
-        """HELLO.  Raises `Malformed` for another version or a second greeting."""
+        """HELLO.  Raises `Malformed` for another version, a second greeting or a peer that
+        is no worker of ours: ZeroMQ gives those without an identity one that is not text."""
         _, _, version, kind, capabilities = message
-        if version != messages.WIRE_VERSION or identity in self.workers:
+        if version != messages.WIRE_VERSION or identity in self.workers or not identity.isascii():
             raise Malformed("wire-hello")
         worker = Worker(identity, kind, Capability(capabilities))
         self.workers[identity] = worker

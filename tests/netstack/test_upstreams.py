@@ -36,6 +36,8 @@ def test_what_is_wrong_with_a_hello():
     _raises(net, "wire-hello", messages.HELLO, 0, messages.WIRE_VERSION, "tor", 0)  # twice
     with pytest.raises(Malformed, match="wire-hello"):
         net.say(messages.HELLO, 0, messages.WIRE_VERSION + 1, "tor", 0, worker=b"new")
+    with pytest.raises(Malformed, match="wire-hello"):  # ZeroMQ's name for a peer that gave none
+        net.say(messages.HELLO, 0, messages.WIRE_VERSION, "tor", 0, worker=b"\0\x8a\xff\0\1")
     assert list(net.stack.upstreams.workers) == [b"w0"]
 
 
