@@ -5,7 +5,7 @@ python -m bench --rounds 5 --json out.json --md out.md
 python -m bench --tool native,avne,pasta --metric throughput,connect
 python -m bench --add 'two=avne run --workers 2 --upstream socks5://{socks} --' --tool native,two
 python -m bench --list
-python -m bench --render out.json
+python -m bench --render out.json --to hev
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     option("--idle-rounds", type=int, default=2, help="rounds with more than the first")
     option("--idle-cap-ms", type=int, default=25000)
     option("--list", action="store_true", help="list the tools, and which are missing")
+    option("--to", default="native", metavar="TOOL", help="what the ratios are to")
     option("--render", type=Path, metavar="JSON", help="print the tables of an earlier run")
     return parser.parse_args(argv)  # fmt: skip
 
@@ -155,7 +156,7 @@ def _many_descriptors(most_idle: int) -> None:
 def main() -> int:
     options = arguments(sys.argv[1:])
     if options.render:
-        print(render(json.loads(options.render.read_text())))
+        print(render(json.loads(options.render.read_text()), options.to))
         return 0
     in_private_mounts()
     os.environ["PATH"] = os.pathsep.join(filter(None, [options.path, os.environ["PATH"]]))
@@ -169,7 +170,7 @@ def main() -> int:
     become_subreaper()
     _many_descriptors(max(options.idle))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    text = render(run(options, tools, metrics))
+    text = render(run(options, tools, metrics), options.to)
     if options.md:
         options.md.write_text(text)
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From samples to tables: medians, spreads, and ratios to `native` of the same round."""
+"""From samples to tables: medians, spreads, and ratios to a base of the same round."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-Summary = dict[str, dict[str, dict[str, float]]]  # tool → measure → median, min, max, n, to_native
+Summary = dict[str, dict[str, dict[str, float]]]  # tool → measure → median, min, max, n, ratio
 _PROCESS = "idle0.process_pss_mib "
 
 
@@ -19,7 +19,7 @@ class Table(NamedTuple):
 
 TABLES = [
     Table(
-        "Throughput, MB/s: median (min–max) ×native",
+        "Throughput, MB/s: median (min–max) ×base",
         True,
         [("down, 1 stream", "down1.mb_s"), ("down, 8", "down8.mb_s"), ("up, 1", "up1.mb_s"),
          ("up, 8", "up8.mb_s"), ("curl, 1 down", "curl.mb_s")],
@@ -62,9 +62,9 @@ TABLES = [
 ]  # fmt: skip
 
 
-def summarize(samples: list[dict[str, Any]]) -> Summary:
-    """By tool and measure: median, min, max, n, and (`to_native`) the median over the rounds
-    of the ratio to native in the same round."""
+def summarize(samples: list[dict[str, Any]], base: str = "native") -> Summary:
+    """By tool and measure: median, min, max, n, and (`ratio`) the median over the rounds of the
+    ratio to the tool `base` in the same round."""
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
     for sample in samples:
         rounds = values.setdefault((sample["tool"], sample["measure"]), {})
@@ -73,13 +73,11 @@ def summarize(samples: list[dict[str, Any]]) -> Summary:
     for (tool, name), rounds in values.items():
         flat = [value for found in rounds.values() for value in found]
         row = {"median": statistics.median(flat), "min": min(flat), "max": max(flat), "n": len(flat)}
-        native = {number: statistics.median(of) for number, of in values.get(("native", name), {}).items()}
+        bases = {number: statistics.median(of) for number, of in values.get((base, name), {}).items()}
         if ratios := [
-            statistics.median(found) / native[number]
-            for number, found in rounds.items()
-            if native.get(number)
+            statistics.median(found) / bases[number] for number, found in rounds.items() if bases.get(number)
         ]:
-            row["to_native"] = statistics.median(ratios)
+            row["ratio"] = statistics.median(ratios)
         summary.setdefault(tool, {})[name] = row
     return summary
 
@@ -97,8 +95,8 @@ def _cell(name: str, found: dict[str, float] | None, spread: bool) -> str:
     cell = shown(found["median"])
     if spread:
         cell += f" ({shown(found['min'])}–{shown(found['max'])})"
-        if "to_native" in found:
-            cell += f" ×{found['to_native']:.2f}"
+        if "ratio" in found:
+            cell += f" ×{found['ratio']:.2f}"
     return cell
 
 
@@ -129,14 +127,15 @@ def _processes(tools: list[str], summary: Summary) -> Iterator[str]:
             yield f"- {tool}: " + ", ".join(f"{name} {shown(mib)}" for name, mib in found.items())
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: dict[str, Any], base: str = "native") -> str:
     """The tables of a run, in Markdown."""
     meta = result["meta"]
-    summary = summarize(result["samples"])
+    summary = summarize(result["samples"], base)
     head = (
         f"{meta['rounds_done']} rounds on {meta['cpus']} CPUs, Linux {meta['kernel']}; load average"
         f" {meta['load_min']:.2f} to {meta['load_max']:.2f} during the runs;"
-        f" {meta['options']['mib']} MiB a transfer."
+        f" {meta['options']['mib']} MiB a transfer;"
+        f" × is the ratio to {base} in the same round."
     )
     lines = [head, ""]
     for table in TABLES:

@@ -46,19 +46,24 @@ SAMPLES = [
 
 def test_ratios_are_taken_round_by_round():
     row = summarize(SAMPLES)["avne"]["down1.mb_s"]
-    assert row == {"median": 40, "min": 3, "max": 50, "n": 3, "to_native": pytest.approx(0.3)}
+    assert row == {"median": 40, "min": 3, "max": 50, "n": 3, "ratio": pytest.approx(0.3)}
 
 
 def test_a_round_without_native_has_no_ratio():
     without = [one for one in SAMPLES if (one["tool"], one["round"]) != ("native", 1)]
-    assert summarize(without)["avne"]["down1.mb_s"]["to_native"] == pytest.approx(0.35)
+    assert summarize(without)["avne"]["down1.mb_s"]["ratio"] == pytest.approx(0.35)
     alone = [one for one in SAMPLES if one["tool"] == "avne"]
-    assert "to_native" not in summarize(alone)["avne"]["down1.mb_s"]
+    assert "ratio" not in summarize(alone)["avne"]["down1.mb_s"]
+
+
+def test_ratios_may_be_to_another_tool():
+    assert summarize(SAMPLES, "avne")["native"]["down1.mb_s"]["ratio"] == pytest.approx(10 / 3)
+    assert "| native | 100 (10–200) ×3.33 |" in render(result(SAMPLES, ["native", "avne"], []), "avne")
 
 
 def test_several_samples_of_a_round_count_as_one_ratio():
     samples = [sample(0, "native", "start.ms", 2), *(sample(0, "x", "start.ms", ms) for ms in (10, 20, 90))]
-    assert summarize(samples)["x"]["start.ms"]["to_native"] == 10
+    assert summarize(samples)["x"]["start.ms"]["ratio"] == 10
 
 
 def test_tables_show_medians_spreads_ratios_and_gaps():
