@@ -158,13 +158,13 @@ def main() -> int:
     if options.render:
         print(render(json.loads(options.render.read_text()), options.to))
         return 0
-    in_private_mounts()
     os.environ["PATH"] = os.pathsep.join(filter(None, [options.path, os.environ["PATH"]]))
     known = known_tools(options.add)
     if options.list:
         for tool in known:
             print(f"{tool.name:24}{tool.kind:10}{tool.missing() or ''}")
         return 0
+    in_private_mounts()
     metrics = chosen(options.metric, METRICS, "metric")
     tools = present(known, options.tool)
     become_subreaper()
