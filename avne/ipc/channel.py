@@ -121,10 +121,9 @@ class Router(_Channel):
 
     def receive(self) -> tuple[bytes, bytes, Payload | None] | None:
         """``(peer, header, payload)``, or None when there is nothing.  Raises `BadFrames`."""
-        try:
-            peer = self._socket.recv(_NOBLOCK)
-        except zmq.Again:
+        if not self.pending():  # 2 µs; an exception costs 4
             return None
+        peer = self._socket.recv(_NOBLOCK)
         return self._rest(peer, self._socket.recv())
 
 
@@ -147,8 +146,6 @@ class Dealer(_Channel):
 
     def receive(self) -> tuple[bytes, bytes, Payload | None] | None:
         """``(b"", header, payload)``, or None when there is nothing.  Raises `BadFrames`."""
-        try:
-            header = self._socket.recv(_NOBLOCK)
-        except zmq.Again:
+        if not self.pending():
             return None
-        return self._rest(b"", header)
+        return self._rest(b"", self._socket.recv(_NOBLOCK))

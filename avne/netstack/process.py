@@ -79,7 +79,10 @@ class Process:
             for fd, _ in ready:
                 if fd == self._control.fileno():
                     self._read_control(now)
-            self._read_tun(now)
+                elif fd == self._tun:
+                    self._tun_more = True
+            if self._tun_more:
+                self._read_tun(now)
             self._read_workers(now)
             stack.handle_timer(now)
             stack.flush(now)

@@ -28,7 +28,7 @@ from avne.netstack import addresses
 from avne.netstack.flows import Flow
 from avne.netstack.port53 import Port53
 from avne.netstack.tcp import arrives, isn, output, seq, state, timers
-from avne.netstack.tcp.connection import App, Connection, Packet
+from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Payload, Upstreams
 from avne.netstack.verdict import Verdict
 from avne.netstack.wire import icmp, ip, tcp, udp
@@ -220,9 +220,12 @@ class Stack:
     def poll_at(self) -> float | None:
         """When `handle_timer` is due."""
         dns = self.port53.poll_at()
-        if not self._deadlines:
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] < deadlines[0][2].deadline:
+            self._reschedule(heapq.heappop(deadlines)[2])  # put off, or dead: no reason to wake up
+        if not deadlines:
             return dns
-        first = self._deadlines[0][0]
+        first = deadlines[0][0]
         return first if dns is None else min(first, dns)
 
     def handle_timer(self, now: float) -> None:
@@ -230,12 +233,16 @@ class Stack:
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now:
             connection = heapq.heappop(deadlines)[2]
-            connection.scheduled = float("inf")
             if connection.deadline <= now:
                 timers.expire(connection, now)
-            if connection.state is not state.CLOSED and connection.deadline != float("inf"):
-                self.schedule(connection)  # it has been put off meanwhile
+            self._reschedule(connection)
         self.port53.handle_timer(now)
+
+    def _reschedule(self, connection: Connection) -> None:
+        """Its entry has left the heap; it needs another if it has a deadline still."""
+        connection.scheduled = INFINITE
+        if connection.deadline != INFINITE:
+            self.schedule(connection)
 
     def flush(self, now: float) -> None:
         """The end of a turn: data to the workers; data, windows and ACKs to the guest."""
@@ -297,4 +304,6 @@ def _template(frame: bytes, datagram: ip.Datagram) -> tcp.HeaderTemplate:
 
 def _text(address: bytes) -> str:
     """The address as people and SOCKS servers write it (RFC 5952)."""
-    return str(ipaddress.ip_address(address))
+    if len(address) == 4:
+        return ".".join(map(str, address))
+    return str(ipaddress.IPv6Address(address))
