@@ -3,7 +3,7 @@
 # as root and as a user with sudo(8).
 
 PYTHON := .venv/bin/python
-HELPER := $(wildcard hatch_build.py avne/privileged/helper.c avne/privileged/request.h)
+HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 
 .PHONY: help demo test lint format docs deps venv clean
 
