@@ -125,8 +125,7 @@ static void reset_process(int argc, char **argv)
 {
     static const int timers[] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
     static const struct itimerval off;
-    // With 0 a core_pattern that is a pipe would still be served, outside; with 1 it is not (core(5)).
-    static const struct rlimit no_core = {1, 1};
+    struct rlimit core;
     sigset_t none;
 
     if (argc != 1 || !argv[0] || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || clearenv())
@@ -141,7 +140,12 @@ static void reset_process(int argc, char **argv)
     for (size_t i = 0; i < sizeof timers / sizeof *timers; i++)
         (void)setitimer(timers[i], &off, NULL);
     if (sigemptyset(&none) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0
-        || setrlimit(RLIMIT_CORE, &no_core) < 0)
+        || getrlimit(RLIMIT_CORE, &core) < 0)
+        _exit(EXIT_MISUSED);
+    // With 0 a core_pattern that is a pipe would still be served, outside; with 1 it is not (core(5)).
+    // A caller whose own limit is 0 for good (sudo does that) cannot be given 1.
+    core.rlim_cur = core.rlim_max = core.rlim_max < 1 ? core.rlim_max : 1;
+    if (setrlimit(RLIMIT_CORE, &core) < 0)
         _exit(EXIT_MISUSED);
     saved.umask = umask(022);  // every file we make is for all to read
     saved.personality = (unsigned long)personality(0xffffffff);

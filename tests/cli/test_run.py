@@ -69,7 +69,7 @@ def test_the_program_finds_out_where_it_is(run):
 
 
 def test_what_is_sent_to_the_supervisor_by_name_is_forwarded(start):
-    process = start(sys.executable, "-c", TELL_SIGNALS)
+    process = start("/usr/bin/python3", "-c", TELL_SIGNALS)
     assert process.stdout.readline() == "up\n"
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGCHLD):
         os.kill(process.pid, number)  # these are the terminal's, or nobody's
@@ -89,7 +89,7 @@ def test_what_is_sent_to_the_supervisor_by_name_is_forwarded(start):
 
 
 def test_a_second_term_within_five_seconds_is_kill(start):
-    process = start(sys.executable, "-c", TELL_SIGNALS)
+    process = start("/usr/bin/python3", "-c", TELL_SIGNALS)
     assert process.stdout.readline() == "up\n"
     os.kill(process.pid, signal.SIGTERM)
     assert process.stdout.readline() == "SIGTERM\n"
@@ -203,7 +203,7 @@ except TimeoutError:
 
 def test_what_is_unsent_at_the_programs_end_is_told_and_can_be_given_up(start):
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never reads
-        process = start(sys.executable, "-c", UPLOAD, str(server.getsockname()[1]))
+        process = start("/usr/bin/python3", "-c", UPLOAD, str(server.getsockname()[1]))
         ready, _, _ = select.select([process.stderr], [], [], 30)
         assert ready
         line = process.stderr.readline()

@@ -74,6 +74,15 @@ def test_a_socket_of_the_caller_does_not_get_in(any_avne, bed):
     assert done.stdout.split() == ["0", "1", "2", "3"]
 
 
+def test_a_caller_without_core_dumps_for_good(any_avne, bed):
+    """sudo(8) sets the hard limit to 0, and an ordinary user cannot raise it."""
+    argv = any_avne.argv(["sh", "-c", "ulimit -Hc"], bed.socks, ())
+    done = subprocess.run(
+        any_avne.as_person(["prlimit", "--core=0:0", *argv]), capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
+
+
 INSPECT = """
 import json
 from pyroute2 import IPRoute
