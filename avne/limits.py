@@ -15,7 +15,7 @@ MAX_FLOWS = 16384  # about a default net.ipv4.ip_local_port_range of one program
 MAX_HALF_OPEN = 4096  # SYNs that wait for their upstream; further SYNs are dropped (RFC 4987)
 # Flows whose program has ended its side where the upstream cannot be told (Tor); beyond, the
 # oldest ends.  A client that closes each connection first would else hold 30 s of them.
-HALF_CLOSED_MAX = 1024
+HALF_CLOSED_MAX = 512
 
 # Credit: the bytes that one side of the wire may send and the other must be able to hold.
 # The receive window a guest sees is the credit its flow has left.

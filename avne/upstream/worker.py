@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -237,6 +238,9 @@ def main() -> None:
         raise RuntimeError(f"expected config, got {verb}")
     sock.setblocking(False)
     _introduce(config["upstream"]["kind"], config["identity"])
+    # A flow is a descriptor, and 1,024 is what most systems give at first.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     worker = Worker(control, config)
     gc.collect()
     gc.freeze()

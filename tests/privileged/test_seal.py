@@ -10,7 +10,6 @@ import select
 import shutil
 import socket
 import struct
-import sys
 
 import pytest
 
@@ -156,9 +155,9 @@ def test_there_is_lo_and_the_tun_and_nothing_else(helper, mode):
     assert rest.split()[-4:] == ["1024", "65535", str(mode.gid), str(mode.gid)]
 
 
-def test_the_network_is_as_verify_wants_it(helper):
+def test_the_network_is_as_verify_wants_it(helper, installed):
     """By pyroute2, from inside: links, addresses, routes and their metrics."""
-    done = stage.inside(helper, stage.ROOT, [sys.executable, "-I", "-m", "avne.privileged.verify"])
+    done = stage.inside(helper, stage.ROOT, [installed.python, "-I", "-m", "avne.privileged.verify"])
     assert (done.out, done.err, done.status) == ("the environment's network is as it should be\n", "", 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import struct
 import threading
@@ -55,6 +56,18 @@ def test_what_it_says_of_itself(rig: Rig) -> None:
     assert rig.hello[2:] == [messages.WIRE_VERSION, "socks5", int(Capability.HALF_CLOSE)]
     with open(f"/proc/{rig.pid}/comm") as file:
         assert file.read() == "avne [socks5 3]\n"
+
+
+def test_it_may_have_as_many_descriptors_as_the_system_gives(tmp_path: Path, server: SocksServer) -> None:
+    """Each flow is one, and the limit that a login shell starts with is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with Rig(tmp_path, UpstreamSpec("socks5", server.address)) as rig:
+            rig.ready()
+            assert resource.prlimit(rig.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_it_says_of_tor(tor: Rig) -> None:
