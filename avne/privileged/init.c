@@ -39,7 +39,8 @@ static char **cut_strings(char **text, const char *end, uint32_t count)
 static void read_strings(const struct avne_message *go, int fd, char ***argv, char ***env)
 {
     struct stat status;
-    char *text, *end;
+    char *text;
+    const char *end;
     size_t size, done = 0;
 
     must(AVNE_STAGE_GO, fstat(fd, &status));
