@@ -133,17 +133,14 @@ def test_the_host_s_name_and_resolver_are_unseen(any_avne, bed):
 
 
 def test_proc_and_sys_are_the_environment_s(any_avne, bed):
-    done = any_avne.run(
-        "sh",
-        "-c",
-        "cat /proc/1/net/dev; ls /sys/class/net; ls /proc | grep -c '^[0-9]'",
-        upstream=bed.socks,
-    )
+    """pid 1's network is world-readable in /proc, and the host's would show its addresses."""
+    script = "sed -n 's/^ *\\([a-z0-9]*\\):.*/\\1/p' /proc/1/net/dev; echo; ls /sys/class/net; echo; ls /proc"
+    done = any_avne.run("sh", "-c", script, upstream=bed.socks)
     assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert [line.split(":")[0].strip() for line in lines[2:4]] == ["lo", "tun0"] or "tun0" in done.stdout
-    assert "eth0" not in done.stdout
-    assert int(lines[-1]) <= 6, "only the environment's processes"
+    net, sys_net, proc = (part.split() for part in done.stdout.split("\n\n"))
+    assert sorted(net) == sorted(sys_net) == ["lo", "tun0"]
+    # init, the shell, and the ls of the moment
+    assert len([name for name in proc if name.isdigit()]) == 3
 
 
 def test_environment_variables(any_avne, bed):
@@ -152,7 +149,6 @@ def test_environment_variables(any_avne, bed):
     assert rows["MINE"] == "kept"
     assert rows["AVNE"] == "1"
     assert len(rows["AVNE_ID"]) == 6
-    assert "secret" not in done.stdout
 
 
 def test_a_whole_fetch_in_each_mode(any_avne, bed):
