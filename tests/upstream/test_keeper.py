@@ -50,6 +50,7 @@ class Home:
         (self.bin / "tor").chmod(0o755)
         monkeypatch.setenv("PATH", f"{self.bin}:/usr/bin:/bin")
         self.progress: list[tuple[int, str, str]] = []
+        self.on_progress = self.progress.append
         self.plan(HALF + DONE + STAY)
 
     def plan(self, text: str) -> None:
@@ -57,7 +58,7 @@ class Home:
 
     def connect(self, torrc: str | None = None, **named: Any) -> Keeper:
         return connect(
-            self.state, torrc, lambda *step: self.progress.append(step), runtime_dir=self.run, **named
+            self.state, torrc, lambda *step: self.on_progress(step), runtime_dir=self.run, **named
         )
 
     def pids(self) -> list[int]:
@@ -109,9 +110,19 @@ def gone(pid: int) -> None:
 
 
 def test_progress_and_then_ready(home: Home) -> None:
+    """Tor goes on only when the session has seen where it is: it might join later than 100 % else."""
+    os.mkfifo(home.tor / "go")
+    home.plan(HALF + 'read go < "$directory/go"\n' + DONE + STAY)
+
+    def on_progress(step: tuple[int, str, str]) -> None:
+        home.progress.append(step)
+        if step[0] == 50:
+            (home.tor / "go").write_text("go\n")
+
+    home.on_progress = on_progress
     with home.connect() as own:
         assert own.spec == UpstreamSpec("tor", f"{home.run}/tor/socks")
-    assert (100, "done", "Done") in home.progress
+    assert home.progress[-2:] == [(50, "loading", "Loading it"), (100, "done", "Done")]
     torrc = (home.tor / "torrc").read_text()
     assert "ExtendedErrors" in torrc
     assert (home.tor / "torrc").stat().st_mode & 0o777 == 0o600
