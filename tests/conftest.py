@@ -7,6 +7,7 @@ Everything here is lazy: a unit test pays for nothing.  What needs root fails wi
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import coverage
@@ -81,6 +82,10 @@ def user() -> Iterator[Person]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
+    # As from a terminal: nohup(1) and a shell's `&` start us with these ignored, and programs inherit that.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if not config.option.collectonly:
         leftovers.watch_over()
         config.stash[_BEFORE] = leftovers.Snapshot()
