@@ -57,9 +57,7 @@ class Home:
         (self.tor / "plan").write_text(text)
 
     def connect(self, torrc: str | None = None, **named: Any) -> Keeper:
-        return connect(
-            self.state, torrc, lambda *step: self.on_progress(step), runtime_dir=self.run, **named
-        )
+        return connect(self.state, torrc, lambda *step: self.on_progress(step), runtime_dir=self.run, **named)
 
     def pids(self) -> list[int]:
         """Of all tors that were ever started here."""
