@@ -26,7 +26,15 @@ CREDIT_TOTAL = 64 << 20  # what all flows of a direction share before CREDIT_MIN
 # The wire between processes.
 MAX_HEADER = 2048  # an encoded message header
 MAX_PAYLOAD = 256 << 10  # bytes of one DATA message: smaller ones cost more per byte
+INLINE_BELOW = 8 << 10  # smaller payloads go by the socket: a piece of a slab costs more than their copy
+MAX_INLINE = 32 << 10  # larger ones are cut where there is no room in the slab
 MAX_HOST = 255  # characters of a name or address in OPEN and RESOLVE (RFC 1035 §2.3.4)
+
+
+# Shared memory between the netstack and a worker, one slab for each direction.
+SLAB_BYTES = 128 << 20  # of address space; the credits bound what is in use
+SLAB_CHUNK = 512 << 10  # filled and freed as one
+SLAB_WARM = 16  # free chunks whose memory is kept
 
 # DNS.
 DNS_MAX_UDP = 4096  # larger queries are not parsed: a 60 kB one costs 30 ms

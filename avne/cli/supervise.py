@@ -99,7 +99,9 @@ class Supervisor:
         self._loop.watch(self._environment.fileno(), self._on_environment)
 
     def _start_worker(self, slot: int, generation: int) -> None:
-        worker = Worker(slot, generation, self._job.netstack["endpoint"], self._job.upstream)
+        assert self._netstack
+        endpoint = self._job.netstack["endpoint"]
+        worker = Worker(slot, generation, endpoint, self._job.upstream, self._netstack.control)
         self._workers[slot] = worker
         self._parts.watch(worker, self._on_worker, self._worker_died)
 

@@ -22,6 +22,10 @@ Life of a flow::
     RESET                      <->  RESET    gone at once
 
 A sender never sends more DATA bytes than it was granted; CREDIT returns what was consumed.
+
+Between processes of one machine the rows marked `lane` go by lane.py, where a payload may be a piece
+of the sender's slab; RETURN says that the receiver does not look at that piece any more.  Everything else,
+and everything of a worker elsewhere, goes by ZeroMQ (channel.py).
 """
 
 from __future__ import annotations
@@ -32,9 +36,9 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from avne.errors import Malformed
-from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_HOST
+from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_HOST, SLAB_BYTES
 
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
 
 HELLO: Final = 1
 READY: Final = 2
@@ -51,6 +55,7 @@ RESOLVED: Final = 12
 PING: Final = 13
 PONG: Final = 14
 STATS: Final = 15
+RETURN: Final = 16
 
 
 class Capability(IntFlag):
@@ -116,6 +121,7 @@ class Row(NamedTuple):
     sender: Sender
     fields: tuple[Field, ...]
     payload: bool = False
+    lane: bool = False
 
 
 _U63 = (1 << 63) - 1
@@ -132,18 +138,19 @@ TABLE: Final[dict[int, Row]] = {
         (_int("version", 1 << 16), Field("kind", str, 32), _int("capabilities", 255)),
     ),
     READY: Row("READY", Sender.NETSTACK, ()),
-    DRAIN: Row("DRAIN", Sender.NETSTACK, ()),
+    DRAIN: Row("DRAIN", Sender.NETSTACK, (), lane=True),
     OPEN: Row(
         "OPEN",
         Sender.NETSTACK,
         (Field("host", str, MAX_HOST), _int("port", 65535), _int("credit", CREDIT_MAX)),
+        lane=True,
     ),
-    OPENED: Row("OPENED", Sender.WORKER, (_int("credit", CREDIT_MAX),)),
-    REFUSED: Row("REFUSED", Sender.WORKER, (_int("code", 0xFFFF), Field("detail", str, 200))),
-    DATA: Row("DATA", Sender.BOTH, (), payload=True),
-    CREDIT: Row("CREDIT", Sender.BOTH, (_int("bytes", CREDIT_MAX),)),
-    SHUT: Row("SHUT", Sender.BOTH, ()),
-    RESET: Row("RESET", Sender.BOTH, (_int("code", 0xFFFF),)),
+    OPENED: Row("OPENED", Sender.WORKER, (_int("credit", CREDIT_MAX),), lane=True),
+    REFUSED: Row("REFUSED", Sender.WORKER, (_int("code", 0xFFFF), Field("detail", str, 200)), lane=True),
+    DATA: Row("DATA", Sender.BOTH, (), payload=True, lane=True),
+    CREDIT: Row("CREDIT", Sender.BOTH, (_int("bytes", CREDIT_MAX),), lane=True),
+    SHUT: Row("SHUT", Sender.BOTH, (), lane=True),
+    RESET: Row("RESET", Sender.BOTH, (_int("code", 0xFFFF),), lane=True),
     RESOLVE: Row("RESOLVE", Sender.NETSTACK, (_int("kind", 1), Field("what", str, MAX_HOST))),
     RESOLVED: Row(
         "RESOLVED",
@@ -157,13 +164,20 @@ TABLE: Final[dict[int, Row]] = {
         Sender.WORKER,
         (_int("flows", 1 << 32), _int("bytes_up", _U63), _int("bytes_down", _U63)),
     ),
+    RETURN: Row("RETURN", Sender.BOTH, (_int("offset", SLAB_BYTES),), lane=True),
 }
+_LANE: Final = frozenset(kind for kind, row in TABLE.items() if row.lane)
 
 
 def encode(kind: int, flow: int, *fields: Any) -> bytes:
     """A header for the wire; `fields` in the order of the table."""
     packed: bytes = msgpack.packb((kind, flow, *fields))
     return packed
+
+
+def takes_lane(header: bytes) -> bool:
+    """Whether what `encode` made goes by the lane, where there is one."""
+    return header[1] in _LANE  # after the array's byte, a type is a byte of its own (msgpack fixint)
 
 
 def decode(header: bytes, sender: Sender) -> list[Any]:

@@ -31,7 +31,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avne.limits import MAX_PAYLOAD
+from avne.ipc.lane import Piece
+from avne.limits import INLINE_BELOW, MAX_PAYLOAD
 from avne.netstack.tcp.connection import Timer
 from avne.netstack.verdict import Verdict, verdict
 from avne.netstack.wire.icmp import Unreachable
@@ -62,7 +63,8 @@ class Flow:
         self.mapped = mapped  # the mapped address, which stays taken as long as we live
         self.connection: Connection
         self.lease: Lease | None = None
-        self._parts: list[memoryview] = []  # data of this turn
+        # Data of this turn; [start, end] where it is in the worker's slab already.
+        self._parts: list[memoryview | list[int]] = []
         self._parts_bytes = 0
         self._shut = False  # the guest's FIN has come, SHUT has not been sent
 
@@ -74,10 +76,30 @@ class Flow:
     def received(self, payload: memoryview, now: float) -> None:
         if not self._parts:
             self.stack.wake_flow(self)
-        self._parts.append(payload)
+        if payload is self.stack.text:
+            self._received_text(payload)
+        else:
+            self._parts.append(payload)
         self._parts_bytes += len(payload)
         if self._parts_bytes >= MAX_PAYLOAD:
             self.flush()
+
+    def _received_text(self, text: memoryview) -> None:
+        """`text` is in the room of the stack's slab: it is ours if we take it, else to be copied now."""
+        assert self.lease is not None
+        size = len(text)
+        slab = self.stack.slab
+        if slab is None or self.lease.worker.slab is not slab or size < INLINE_BELOW:
+            self._parts.append(memoryview(bytes(text)))
+            if self.lease.worker.slab is not slab and size >= INLINE_BELOW:
+                self.stack.slab = self.lease.worker.slab  # there is likely to be more of this flow
+            return
+        last = self._parts[-1] if self._parts else None
+        if isinstance(last, list) and last[1] - last[0] + size <= MAX_PAYLOAD and slab.grow(last[1], size):
+            last[1] += size
+        else:
+            offset = slab.take(size)
+            self._parts.append([offset, offset + size])
 
     def received_fin(self, now: float) -> None:
         self._shut = True
@@ -91,8 +113,8 @@ class Flow:
         if self.lease is not None:
             if reset:
                 self.lease.reset()
-            else:
-                self.flush()
+            self.flush()
+            self.lease.release()
             self.lease = None
         self._unpark()
         self.stack.forget(self)
@@ -108,15 +130,32 @@ class Flow:
         lease = self.lease
         if lease is None:
             return
-        if self._parts:
-            whole = self._parts[0] if len(self._parts) == 1 else memoryview(b"".join(self._parts))
-            for at in range(0, len(whole), MAX_PAYLOAD):
-                lease.send(whole[at : at + MAX_PAYLOAD])
-            self._parts = []
-            self._parts_bytes = 0
+        parts, self._parts = self._parts, []
+        self._parts_bytes = 0
+        if lease.over:
+            for part in parts:
+                if isinstance(part, list) and lease.worker.slab is not None:
+                    lease.worker.slab.give_back(part[0])
+            return
+        plain: list[memoryview] = []
+        for part in parts:
+            if isinstance(part, list):
+                self._send(lease, plain)
+                plain = []
+                assert lease.worker.slab is not None
+                lease.send(Piece(part[0], lease.worker.slab.memory[part[0] : part[1]]))
+            else:
+                plain.append(part)
+        self._send(lease, plain)
         if self._shut:
             self._shut = False
             lease.shut()
+
+    def _send(self, lease: Lease, parts: list[memoryview]) -> None:
+        if parts:
+            whole = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+            for at in range(0, len(whole), MAX_PAYLOAD):
+                lease.send(whole[at : at + MAX_PAYLOAD])
 
     # ---- what the worker says ------------------------------------------------------
 
@@ -127,7 +166,6 @@ class Flow:
     def refused(self, kind: str, code: int, now: float) -> None:
         what = verdict(kind, code)
         self.stack.count(f"refused-{code:#04x}")
-        self.lease = None
         self.answer(what, now)
 
     def answer(self, what: Verdict, now: float) -> None:
@@ -153,7 +191,6 @@ class Flow:
         self.connection.shutdown()
 
     def reset(self, code: int, now: float) -> None:
-        self.lease = None
         self.stack.count(f"reset-{code:#04x}")
         self.connection.abort(now)
 
@@ -162,4 +199,4 @@ class Flow:
     @property
     def owes(self) -> bool:
         """Whether the guest may still have bytes for the upstream."""
-        return self.lease is not None and not self.connection.fin_received
+        return self.lease is not None and not self.lease.over and not self.connection.fin_received

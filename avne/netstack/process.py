@@ -19,18 +19,19 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from avne.errors import Malformed
-from avne.ipc.channel import BadFrames, Router
+from avne.ipc.channel import Router
 from avne.ipc.control import Control
 from avne.limits import TUN_MTU
+from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.stack import Stack
-from avne.netstack.wire import vnet
+from avne.netstack.wire import split, vnet
 
 _READ = vnet.SIZE + TUN_MTU + 16
 _READS_PER_TURN = 128
-_MESSAGES_PER_TURN = 64
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_DUMPABLE = 1, 15, 4
 _DRAIN_REPORT = 0.5  # seconds between two counts of what is still owed
 
@@ -44,13 +45,14 @@ class Process:
         config: dict[str, Any] = message[1]
         resolver = config.get("resolver")
         self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
-        self._router = Router(fds[0], config["endpoint"])
-        self._expected = int(config.get("workers", 1))
+        self._epoll = select.epoll()
+        self._lines = Lines(Router(fds[0], config["endpoint"]), self._epoll)
+        self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
+        self._head = self._heads[0]  # of the version that came last
         _, fds = self._expect("tun")
         self._tun = fds[0]
         os.set_blocking(self._tun, False)
-        self._epoll = select.epoll()
-        for fd in (self._tun, self._router.fileno(), control.fileno()):
+        for fd in (self._tun, control.fileno()):
             self._epoll.register(fd, select.EPOLLIN)
         self._ended = False
         self._draining = False
@@ -59,93 +61,85 @@ class Process:
         control.send("ready")
 
     def _expect(self, verb: str) -> tuple[list[Any], list[int]]:
-        received = self._control.receive(wait=True)
-        if not received or not received[0]:
-            sys.exit(0)  # the supervisor has gone before we had begun
-        message, fds = received
-        if message[0] != verb:
-            raise RuntimeError(f"expected {verb}, got {message[0]}")
-        return message, fds
+        while True:
+            received = self._control.receive(wait=True)
+            if not received or not received[0]:
+                sys.exit(0)  # the supervisor has gone before we had begun
+            message, fds = received
+            if message[0] == verb:
+                return message, fds
+            if message[0] != "lane":
+                raise RuntimeError(f"expected {verb}, got {message[0]}")
+            self._add_lane(message[1].encode(), fds[0])
 
     def run(self) -> None:
         """Turn after turn."""
         stack = self._stack
         monotonic = time.monotonic
+        control = self._control.fileno()
         while not self._ended:
-            ready = self._epoll.poll(self._timeout(monotonic()))
+            timeout = self._timeout(monotonic())
+            ready = self._epoll.poll(timeout)
             now = monotonic()
-            if not ready:
+            if timeout and not ready:
                 gc.collect(0)  # idle: the graph has no cycles, but exceptions may leave some
-            for fd, _ in ready:
-                if fd == self._control.fileno():
-                    self._read_control(now)
-                elif fd == self._tun:
+            for fd, mask in ready:
+                if fd == self._tun:
                     self._tun_more = True
+                elif fd == control:
+                    self._read_control(now)
+                else:
+                    self._handle(self._lines.on_event(fd, mask), now)
             if self._tun_more:
                 self._read_tun(now)
-            self._read_workers(now)
+            self._handle(self._lines.receive(), now)
             stack.handle_timer(now)
             stack.flush(now)
             self._write_workers(now)
             self._write_tun()
+            if stack.upstreams.returned:
+                self._return_pieces()
             if stack.logs:
                 self._send_logs()
             if self._draining:
                 self._report_owing()
 
     def _timeout(self, now: float) -> float:
-        if self._tun_more or self._router.pending():
+        if self._tun_more or not self._lines.idle():
             return 0.0
         due = self._stack.poll_at()
         wait = 60.0 if due is None else max(0.0, due - now)
         return min(wait, _DRAIN_REPORT) if self._draining else wait
 
+    # ---- the tun -------------------------------------------------------------------------------
+
     def _read_tun(self, now: float) -> None:
-        receive = self._stack.receive
-        tun = self._tun
-        read = os.read
+        """Until it is empty, with a bound; the text of segments goes straight into shared memory."""
+        stack = self._stack
         self._tun_more = True
         try:
             for _ in range(_READS_PER_TURN):
-                receive(read(tun, _READ), now)
+                room = stack.slab.room(_READ) if stack.slab is not None else None
+                if room is None:
+                    stack.receive(os.read(self._tun, _READ), now)
+                else:
+                    self._read_split(room, now)
         except BlockingIOError:
             self._tun_more = False
 
-    def _read_workers(self, now: float) -> None:
-        for _ in range(_MESSAGES_PER_TURN):
-            try:
-                message = self._router.receive()
-            except BadFrames as error:
-                self._cut_off(error.peer, error.reason, now)
-                continue
-            if message is None:
-                return
-            worker, header, payload = message
-            joining = worker not in self._stack.upstreams.workers
-            try:
-                self._stack.handle(worker, header, payload, now)
-                if joining:
-                    self._control.send("worker", worker.decode(), self._kind(worker))
-            except Malformed as error:
-                self._cut_off(worker, error.reason, now)
-
-    def _kind(self, worker: bytes) -> str:
-        return self._stack.upstreams.workers[worker].kind
-
-    def _cut_off(self, worker: bytes, reason: str, now: float) -> None:
-        """A worker that breaks the protocol is treated as dead; the supervisor replaces it."""
-        self._stack.count(f"worker-{reason}")
-        self._stack.worker_gone(worker, now)
-        who = worker.decode("ascii", "backslashreplace")
-        self._control.send("log", "error", "worker-cut-off", {"worker": who, "reason": reason})
-
-    def _write_workers(self, now: float) -> None:
-        outgoing = self._stack.upstreams.messages
-        while outgoing:
-            worker, header, payload = outgoing.popleft()
-            if not self._router.send(worker, header, payload):
-                self._stack.worker_gone(worker, now)
-                self._stack.flush(now)
+    def _read_split(self, room: memoryview, now: float) -> None:
+        head = self._head
+        size = os.readv(self._tun, (head, room))
+        if size <= len(head):
+            self._stack.receive(bytes(head[:size]), now)
+            return
+        text = room[: size - len(head)]
+        ours = self._heads[head[vnet.SIZE] >> 4 == 6]
+        if ours is head:
+            self._stack.receive_text(head, text, now)
+        else:
+            self._head = ours
+            self._stack.receive(bytes(head) + text, now)
 
     def _write_tun(self) -> None:
         packets = self._stack.packets
@@ -160,14 +154,69 @@ class Process:
                 if error.errno == 5:  # EIO: the device is down or gone, and so is the environment
                     packets.clear()
 
+    # ---- the workers ---------------------------------------------------------------------------
+
+    def _add_lane(self, worker: bytes, fd: int) -> None:
+        self._stack.add_slab(worker, self._lines.add_lane(worker, fd).slab)
+
+    def _handle(self, received: Iterator[Received], now: float) -> None:
+        try:
+            for worker, header, payload in received:
+                joining = worker not in self._stack.upstreams.workers
+                if joining:
+                    self._read_control(now)  # its lane was announced before it was started
+                try:
+                    self._stack.handle(worker, header, payload, now)
+                except Malformed as error:
+                    self._cut_off(worker, error.reason, now)
+                    continue
+                if joining:
+                    self._control.send("worker", worker.decode(), self._kind(worker))
+        except CutOff as cut:
+            self._cut_off(cut.worker, cut.reason, now)
+
+    def _kind(self, worker: bytes) -> str:
+        return self._stack.upstreams.workers[worker].kind
+
+    def _cut_off(self, worker: bytes, reason: str, now: float) -> None:
+        """A worker that breaks the protocol is treated as dead; the supervisor replaces it."""
+        self._gone(worker, now)
+        if reason:
+            self._stack.count(f"worker-{reason}")
+            who = worker.decode("ascii", "backslashreplace")
+            self._control.send("log", "error", "worker-cut-off", {"worker": who, "reason": reason})
+
+    def _gone(self, worker: bytes, now: float) -> None:
+        self._lines.forget(worker)
+        self._stack.worker_gone(worker, now)
+
+    def _write_workers(self, now: float) -> None:
+        outgoing = self._stack.upstreams.messages
+        while outgoing:
+            message = outgoing.popleft()
+            if not self._lines.send(message):
+                self._gone(message[0], now)
+                self._stack.flush(now)
+        self._lines.flush()
+
+    def _return_pieces(self) -> None:
+        """The packets that may have been in them are written.  They go with the next flush."""
+        returned = self._stack.upstreams.returned
+        while returned:
+            self._lines.send(returned.popleft())
+
+    # ---- the supervisor ------------------------------------------------------------------------
+
     def _read_control(self, now: float) -> None:
         while (received := self._control.receive()) is not None:
-            message, _ = received
+            message, fds = received
             if not message:
                 self._ended = True
                 return
-            if message[0] == "gone":
-                self._stack.worker_gone(message[1].encode(), now)
+            if message[0] == "lane":
+                self._add_lane(message[1].encode(), fds[0])
+            elif message[0] == "gone":
+                self._gone(message[1].encode(), now)
             elif message[0] == "drain":
                 self._draining = True
                 self._owing = -1

@@ -22,7 +22,9 @@ from typing import Any
 
 from avne.errors import Malformed
 from avne.ipc import messages
+from avne.ipc.lane import Piece
 from avne.ipc.messages import Code, Sender
+from avne.ipc.slab import Slab
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
 from avne.netstack import addresses
 from avne.netstack.flows import Flow
@@ -31,7 +33,7 @@ from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Payload, Upstreams
 from avne.netstack.verdict import Verdict
-from avne.netstack.wire import icmp, ip, tcp, udp
+from avne.netstack.wire import icmp, ip, split, tcp, udp
 from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
@@ -50,6 +52,8 @@ class Stack:
         self.upstreams = Upstreams()
         self.connections: dict[bytes, Connection] = {}
         self.half_open = 0
+        self.slab: Slab | None = None  # whose room `receive_text` is called with
+        self.text: memoryview | None = None  # what it is called with, for as long as that is
         self.port53 = Port53(self, resolver, token)
         self._secret = token(16)
         self._dirty: dict[Connection, None] = {}
@@ -71,6 +75,22 @@ class Stack:
                 self._other(frame, datagram, now)
         except Malformed as error:
             self.count(f"malformed-{error.reason}")
+
+    def receive_text(self, head: bytearray, text: memoryview, now: float) -> None:
+        """One frame in two parts (wire/split.py); `text` is the beginning of the room of `slab`.
+
+        A flow that wants to keep it there takes it from the slab; all others copy it.
+        """
+        found = split.parse(head, text)
+        if found is not None:
+            key, segment = found
+            connection = self.connections.get(key)
+            if connection is not None and arrives.is_next(connection, segment):
+                self.text = text
+                arrives.segment(connection, segment, now)
+                self.text = None
+                return
+        self.receive(bytes(head) + text, now)
 
     def _tcp(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
         segment = tcp.parse(frame, datagram)
@@ -186,7 +206,12 @@ class Stack:
 
     # ---- messages --------------------------------------------------------------------
 
-    def handle(self, worker: bytes, header: bytes, payload: Payload | None, now: float) -> None:
+    def add_slab(self, worker: bytes, slab: Slab) -> None:
+        """A worker that is about to join reads from `slab`, which is ours to write."""
+        self.upstreams.slabs[worker] = slab
+        self.slab = self.slab or slab
+
+    def handle(self, worker: bytes, header: bytes, payload: Payload | Piece | None, now: float) -> None:
         """One message from a worker.  Raises `Malformed`; the caller then cuts the worker off."""
         message = messages.decode(header, Sender.WORKER)
         kind = message[0]
@@ -213,6 +238,7 @@ class Stack:
         """A worker has died, or was cut off: its flows get a RST, its queries an error."""
         for query in self.upstreams.leave(worker, now):
             self.port53.resolved(query, Code.UPSTREAM_DOWN, [], 0, now)
+        self.slab = next(iter(self.upstreams.slabs.values()), None)
         self.port53.upstream_changed(now)
 
     # ---- time ------------------------------------------------------------------------

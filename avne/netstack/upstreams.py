@@ -5,6 +5,10 @@ A `Session` is one numbered flow on the wire: a guest's connection (flows.py) or
 own (the resolver's).  This table gives it a worker, checks every message against what that
 worker may say now, and passes it on.  A message that breaks the rules ends the worker that
 sent it (`Malformed`), never the stack.
+
+A worker of the same machine shares two slabs with us (ipc/slab.py): what we read from the tun for
+it goes into ours; what it has read for us is in its own, and stays there until the guest has
+acknowledged it.
 """
 
 from __future__ import annotations
@@ -14,15 +18,20 @@ from typing import Any, Protocol
 
 from avne.errors import Malformed
 from avne.ipc import messages
+from avne.ipc.lane import Piece
 from avne.ipc.messages import Capability, Code, ResolveKind, encode
+from avne.ipc.slab import Slab
 from avne.limits import CREDIT_MAX, CREDIT_MIN, CREDIT_TOTAL
 
 Payload = bytes | memoryview
-Message = tuple[bytes, bytes, Payload | None]  # worker, header, payload
+Message = tuple[bytes, bytes, Payload | Piece | None]  # worker, header, payload
 
 
 class Session(Protocol):
-    """What a flow's owner hears from its worker."""
+    """What a flow's owner hears from its worker.
+
+    A payload may be in the worker's slab: it stays as it is until it was `consumed`, or `release` was called.
+    """
 
     def opened(self, credit: int, now: float) -> None: ...
     def refused(self, kind: str, code: int, now: float) -> None: ...
@@ -35,11 +44,12 @@ class Session(Protocol):
 class Worker:
     """One connected worker."""
 
-    __slots__ = ("capabilities", "flows", "identity", "kind", "resolves")
+    __slots__ = ("capabilities", "flows", "identity", "kind", "resolves", "slab")
 
-    def __init__(self, identity: bytes, kind: str, capabilities: Capability) -> None:
+    def __init__(self, identity: bytes, kind: str, capabilities: Capability, slab: Slab | None) -> None:
         self.identity = identity
         self.kind = kind
+        self.slab = slab  # ours, which this worker reads; None for a worker elsewhere
         self.capabilities = capabilities
         self.flows: dict[int, Lease] = {}
         self.resolves: set[int] = set()
@@ -48,34 +58,60 @@ class Worker:
 class Lease:
     """A flow's place at a worker, and the credits of its two directions."""
 
-    __slots__ = ("_data_header", "_down_held", "_opened", "_shut_received", "_shut_sent", "down_credit",
-                 "flow", "session", "up_credit", "upstreams", "worker")  # fmt: skip
+    __slots__ = ("_consumed", "_data_header", "_held", "_opened", "_received", "_shut_received", "_shut_sent",
+                 "down_credit", "flow", "over", "session", "up_credit", "upstreams", "worker")  # fmt: skip
 
     def __init__(self, upstreams: Upstreams, worker: Worker, flow: int, session: Session) -> None:
         self.upstreams = upstreams
         self.worker = worker
         self.flow = flow
         self.session = session
+        self.over = False  # the worker knows it no more; what it has sent may still be in use
         self.up_credit = 0  # bytes we may still send
         self.down_credit = 0  # bytes the worker may still send
-        self._down_held = 0  # bytes it has sent that the session has not consumed
+        self._received = self._consumed = (
+            0  # bytes that it has sent, and of them those the session is done with
+        )
+        self._held: list[tuple[int, int]] | None = None  # pieces in use: (position of the end, offset)
         self._opened = self._shut_sent = self._shut_received = False
         self._data_header = encode(messages.DATA, flow)
 
-    def send(self, payload: Payload) -> None:
+    def send(self, payload: Payload | Piece) -> None:
         """Bytes for the upstream; never more than it has granted."""
-        assert len(payload) <= self.up_credit, "more than the upstream granted"
-        self.up_credit -= len(payload)
+        size = len(payload.view) if isinstance(payload, Piece) else len(payload)
+        assert size <= self.up_credit, "more than the upstream granted"
+        self.up_credit -= size
         self.upstreams.messages.append((self.worker.identity, self._data_header, payload))
 
     def consumed(self, count: int) -> None:
         """The session is done with `count` bytes of `data`: the worker may send as many again."""
-        self._down_held -= count
+        self._consumed += count
+        if self._held:
+            self._give_back()
+        if self.over:
+            return
         target = self.upstreams.credit_target()
-        grant = target - self.down_credit - self._down_held
+        grant = target - self.down_credit - (self._received - self._consumed)
         if grant >= target >> 2:
             self.down_credit += grant
             self._send(messages.CREDIT, grant)
+
+    def release(self) -> None:
+        """The session looks at nothing of `data` any more."""
+        self._consumed = self._received
+        if self._held:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        held = self._held
+        assert held is not None
+        count = 0
+        for end, offset in held:
+            if end > self._consumed:
+                break
+            count += 1
+            self.upstreams.returned.append((self.worker.identity, encode(messages.RETURN, 0, offset), None))
+        del held[:count]
 
     def shut(self) -> None:
         """No more `send`."""
@@ -85,20 +121,26 @@ class Lease:
 
     def reset(self, code: int = Code.SUCCEEDED) -> None:
         """Nothing more either way, at once."""
-        if self.worker.flows.pop(self.flow, None):
+        if not self.over:
+            self._end()
             self._send(messages.RESET, int(code))
 
-    def receive(self, kind: int, message: list[Any], payload: Payload | None, now: float) -> None:
+    def receive(self, kind: int, message: list[Any], payload: Payload | Piece | None, now: float) -> None:
         """A message of this flow from its worker.  Raises `Malformed` for one out of turn."""
         if self._opened == (kind in (messages.OPENED, messages.REFUSED)) and kind != messages.RESET:
             raise Malformed("wire-turn")
         if kind == messages.DATA:
             assert payload is not None
-            if len(payload) > self.down_credit or self._shut_received:
+            view = payload.view if isinstance(payload, Piece) else payload
+            if len(view) > self.down_credit or self._shut_received:
                 raise Malformed("wire-credit")
-            self.down_credit -= len(payload)
-            self._down_held += len(payload)
-            self.session.data(payload, now)
+            self.down_credit -= len(view)
+            self._received += len(view)
+            if isinstance(payload, Piece):
+                if self._held is None:
+                    self._held = []
+                self._held.append((self._received, payload.offset))
+            self.session.data(view, now)
         elif kind == messages.CREDIT:
             self.up_credit += message[2]
             if self.up_credit > CREDIT_MAX:
@@ -131,6 +173,7 @@ class Lease:
             self._end()
 
     def _end(self) -> None:
+        self.over = True
         self.worker.flows.pop(self.flow, None)
 
     def _send(self, kind: int, *fields: int) -> None:
@@ -138,10 +181,16 @@ class Lease:
 
 
 class Upstreams:
-    """All workers.  Outgoing messages are queued in `messages`, in order."""
+    """All workers.  Outgoing messages are queued in `messages`, in order.
+
+    `returned` are messages that may go only when the packets of the turn have been written: some of
+    those may still be in the piece that is given back.
+    """
 
     def __init__(self) -> None:
         self.messages: deque[Message] = deque()
+        self.returned: deque[Message] = deque()
+        self.slabs: dict[bytes, Slab] = {}  # of the lanes of workers that have joined, or are about to
         self.workers: dict[bytes, Worker] = {}
         self._last_flow = 0
 
@@ -166,13 +215,14 @@ class Upstreams:
         _, _, version, kind, capabilities = message
         if version != messages.WIRE_VERSION or identity in self.workers or not identity.isascii():
             raise Malformed("wire-hello")
-        worker = Worker(identity, kind, Capability(capabilities))
+        worker = Worker(identity, kind, Capability(capabilities), self.slabs.get(identity))
         self.workers[identity] = worker
         self.messages.append((identity, encode(messages.READY, 0), None))
         return worker
 
     def leave(self, identity: bytes, now: float) -> set[int]:
         """The worker is gone: its flows are reset; gives the queries it leaves unanswered."""
+        self.slabs.pop(identity, None)
         worker = self.workers.pop(identity, None)
         if worker is None:
             return set()
@@ -209,15 +259,23 @@ class Upstreams:
         for identity in self.workers:
             self.messages.append((identity, encode(messages.DRAIN, 0), None))
 
-    def receive(self, worker: Worker, message: list[Any], payload: Payload | None, now: float) -> None:
-        """A message about a flow.  Raises `Malformed`."""
+    def receive(
+        self, worker: Worker, message: list[Any], payload: Payload | Piece | None, now: float
+    ) -> None:
+        """A message about a flow, or a piece of ours that comes back.  Raises `Malformed`."""
         kind, flow = message[0], message[1]
         lease = worker.flows.get(flow)
         if lease is not None:
             lease.receive(kind, message, payload, now)
+        elif kind == messages.RETURN:
+            if worker.slab is None:
+                raise Malformed("wire-slab")
+            worker.slab.give_back(message[2])
         elif not 0 < flow <= self._last_flow:
             raise Malformed("wire-flow")
-        # else: it crossed our RESET on the wire
+        elif isinstance(payload, Piece):  # it crossed our RESET on the wire
+            back = encode(messages.RETURN, 0, payload.offset)
+            self.returned.append((worker.identity, back, None))
 
     def resolved(self, worker: Worker, query: int) -> bool:
         """Whether `query` was this worker's to answer."""

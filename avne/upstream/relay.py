@@ -23,6 +23,7 @@ from enum import Enum
 from typing import Final
 
 from avne.errors import Malformed
+from avne.ipc.lane import Piece
 from avne.ipc.messages import Code
 from avne.limits import CREDIT_MAX, CREDIT_MIN, CREDIT_TOTAL
 
@@ -60,21 +61,27 @@ class Step(Enum):
 
 
 class Relay:
-    """One open flow.  Methods named receive_* take the netstack's messages and raise `Malformed`."""
+    """One open flow.  Methods named receive_* take the netstack's messages and raise `Malformed`.
+
+    `returned` gets the offset of each piece of the netstack's slab when nothing of it is left to write.
+    """
 
     __slots__ = (
         "_budget", "_gathered", "_half_close", "_head_offset", "_last_byte", "_outstanding", "_queue",
-        "_queued", "down_credit", "ended", "hung_up", "proven", "reset_code", "shut_received", "shut_sent",
-        "socket_shut", "write_failed",
+        "_queued", "_returned", "down_credit", "ended", "hung_up", "proven", "reset_code", "shut_received",
+        "shut_sent", "socket_shut", "write_failed",
     )  # fmt: skip
 
-    def __init__(self, budget: Budget, down_credit: int, half_close: bool, proof_needed: bool) -> None:
+    def __init__(
+        self, budget: Budget, returned: list[int], down_credit: int, half_close: bool, proof_needed: bool
+    ) -> None:
         self._budget = budget
+        self._returned = returned
         self._half_close = half_close
         self.down_credit = down_credit  # bytes that may be read from the socket and sent down
         self._outstanding = budget.target()  # bytes that the netstack may still send
         budget.held += self._outstanding
-        self._queue: deque[bytes | bytearray | memoryview] = deque()
+        self._queue: deque[bytes | bytearray | memoryview | Piece] = deque()
         self._queued = 0
         self._head_offset = 0  # of the first of the queue, already written
         self._gathered: bytearray | None = None  # the last of the queue, if it may grow
@@ -100,24 +107,32 @@ class Relay:
 
     # Up.
 
-    def receive_data(self, payload: bytes | memoryview, now: float) -> None:
-        size = len(payload)
+    def receive_data(self, payload: bytes | memoryview | Piece, now: float) -> None:
+        piece = isinstance(payload, Piece)
+        size = len(payload.view) if isinstance(payload, Piece) else len(payload)
         if size > self._outstanding or self.shut_received:
             raise Malformed("wire-credit")
         self._last_byte = now
         self._outstanding -= size
         if self.write_failed:
             self._budget.held -= size
+            self._done_with(payload)
             return
         self._queued += size
-        if size >= _GATHER_BELOW:
+        if piece or size >= _GATHER_BELOW:
             self._queue.append(payload)
             self._gathered = None
         elif self._gathered is not None and len(self._gathered) + size <= _GATHER_UP_TO:
+            assert not isinstance(payload, Piece)
             self._gathered += payload
         else:
+            assert not isinstance(payload, Piece)
             self._gathered = bytearray(payload)
             self._queue.append(self._gathered)
+
+    def _done_with(self, payload: bytes | bytearray | memoryview | Piece) -> None:
+        if isinstance(payload, Piece):
+            self._returned.append(payload.offset)
 
     def receive_shut(self, now: float) -> None:
         if self.shut_received:
@@ -127,15 +142,19 @@ class Relay:
 
     def head(self) -> memoryview:
         """The bytes to write next; only while `queued`, and to be released before more come."""
-        return memoryview(self._queue[0])[self._head_offset :]
+        head = self._queue[0]
+        view = head.view if isinstance(head, Piece) else memoryview(head)
+        return view[self._head_offset :]
 
     def wrote(self, size: int, now: float) -> int:
         """`size` bytes of the head are with the kernel.  Gives the credit to return, mostly 0."""
         self._last_byte = now
         self._queued -= size
         self._head_offset += size
-        if self._head_offset == len(self._queue[0]):
-            if self._queue.popleft() is self._gathered:
+        head = self._queue[0]
+        if self._head_offset == (len(head.view) if isinstance(head, Piece) else len(head)):
+            self._done_with(self._queue.popleft())
+            if head is self._gathered:
                 self._gathered = None
             self._head_offset = 0
         budget = self._budget
@@ -152,7 +171,7 @@ class Relay:
         """The socket takes nothing more: what waits is lost."""
         self.write_failed = True
         self._budget.held -= self._queued
-        self._queue.clear()
+        self._drop_queue()
         self._queued = self._head_offset = 0
         self._gathered = None
 
@@ -224,4 +243,9 @@ class Relay:
         """The flow is over: give back what it holds of the budget."""
         self._budget.held -= self._outstanding + self._queued
         self._outstanding = self._queued = 0
+        self._drop_queue()
+
+    def _drop_queue(self) -> None:
+        for payload in self._queue:
+            self._done_with(payload)
         self._queue.clear()

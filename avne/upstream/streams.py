@@ -4,7 +4,7 @@
 What a flow owes and may do is in relay.py, whether an end is true in canary.py; here is the I/O.
 
 Sockets are watched edge-triggered: an event marks a flow readable, and it stays in `_ready`
-until its socket is empty or its credit is used up.  Each turn serves a few of them, one slab
+until its socket is empty or its credit is used up.  Each turn serves a few of them, one payload
 each, so that no flow waits for another's bulk.
 """
 
@@ -19,14 +19,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from avne.ipc import messages
-from avne.ipc.channel import Dealer, Payload
+from avne.ipc.lane import Piece
 from avne.ipc.messages import Capability, encode
-from avne.limits import HALF_CLOSED_MAX, MAX_PAYLOAD
+from avne.limits import HALF_CLOSED_MAX, INLINE_BELOW, MAX_PAYLOAD
 from avne.upstream.base import Upstream
 from avne.upstream.lookout import Lookout
 from avne.upstream.relay import Budget, Relay, Step
+from avne.upstream.uplink import Payload, Uplink
 
 READS_PER_TURN: Final = 16
+_LEAST_ROOM: Final = 64 << 10  # of the slab, to read into
 TICK: Final = 1.0  # how often quiet and lingering flows are looked at
 DRAIN_LINGER: Final = 1.0  # for a flow's end after its last byte was written
 
@@ -56,18 +58,19 @@ class Stream:
 class Streams:
     """All of them.  The worker sets `now` at the start of each turn."""
 
-    def __init__(self, channel: Dealer, epoll: select.epoll, upstream: Upstream, log: Log) -> None:
+    def __init__(self, uplink: Uplink, epoll: select.epoll, upstream: Upstream, log: Log) -> None:
         self.now = 0.0
         self.bytes_up = self.bytes_down = 0
         self.draining = False
-        self._channel = channel
+        self._uplink = uplink
         self._epoll = epoll
         self._log = log
         self._half_close = Capability.HALF_CLOSE in upstream.capabilities
         self._closing: list[socket.socket] = []  # until this turn's events are done: they name descriptors
         self._lookout = Lookout(epoll, upstream, self._closing) if upstream.ends_need_proof else None
         self._budget = Budget()
-        self._slab = memoryview(bytearray(MAX_PAYLOAD))
+        self._returned: list[int] = []  # pieces of the netstack's slab that have been written
+        self._private = memoryview(bytearray(MAX_PAYLOAD))  # where there is no room in ours
         self._streams: dict[int, Stream] = {}
         self._by_fd: dict[int, Stream] = {}
         self._ready: deque[Stream] = deque()
@@ -83,10 +86,10 @@ class Streams:
 
     def adopt(self, number: int, sock: socket.socket, credit: int) -> None:
         """A new flow on a connected, non-blocking socket; the netstack grants `credit` bytes down."""
-        relay = Relay(self._budget, credit, self._half_close, self._lookout is not None)
+        relay = Relay(self._budget, self._returned, credit, self._half_close, self._lookout is not None)
         stream = Stream(number, sock, relay, self.now)
         self._streams[number] = self._by_fd[stream.fd] = stream
-        self._channel.send(encode(messages.OPENED, number, relay.grant))
+        self._uplink.send(encode(messages.OPENED, number, relay.grant))
         self._epoll.register(stream.fd, _EVENTS)
 
     def handle(self, message: list[Any], payload: Payload | None) -> None:
@@ -94,6 +97,8 @@ class Streams:
         kind, number = message[0], message[1]
         stream = self._streams.get(number)
         if stream is None:
+            if isinstance(payload, Piece):
+                self._returned.append(payload.offset)
             return
         relay = stream.relay
         if kind == messages.DATA:
@@ -141,6 +146,9 @@ class Streams:
         for sock in self._closing:
             sock.close()
         self._closing.clear()
+        for offset in self._returned:
+            self._uplink.send(encode(messages.RETURN, 0, offset))
+        self._returned.clear()
 
     def poll_at(self) -> float:
         """When `handle_timer` is due; in the past while reading goes on."""
@@ -204,11 +212,15 @@ class Streams:
             self._ready.append(stream)
 
     def _read(self, stream: Stream) -> None:
-        """One slab from the socket to the netstack, never more than its credit."""
+        """One payload from the socket to the netstack, never more than its credit."""
         relay = stream.relay
+        slab = self._uplink.slab
+        room = slab.room(_LEAST_ROOM) if slab is not None else None
+        buffer = self._private if room is None else room
         size = MAX_PAYLOAD if self.draining else min(MAX_PAYLOAD, relay.down_credit)
+        size = min(size, len(buffer))
         try:
-            got = stream.sock.recv_into(self._slab, size)
+            got = stream.sock.recv_into(buffer, size)
         except BlockingIOError:
             stream.readable = False
             return
@@ -222,7 +234,10 @@ class Streams:
             self._settle(stream)
             return
         if not self.draining:
-            self._channel.send(stream.data_header, self._slab[:got])
+            payload: memoryview | Piece = buffer[:got]
+            if slab is not None and room is not None and got >= INLINE_BELOW:
+                payload = Piece(slab.take(got), room[:got])
+            self._uplink.send(stream.data_header, payload)
             relay.read(got, self.now)
             self.bytes_down += got
         # A short read means an empty socket (epoll(7)), unless its end is still to be read.
@@ -243,7 +258,7 @@ class Streams:
         except OSError:
             relay.fail_write()
         if credit:
-            self._channel.send(encode(messages.CREDIT, stream.number, credit))
+            self._uplink.send(encode(messages.CREDIT, stream.number, credit))
         self._settle(stream)
 
     def _settle(self, stream: Stream) -> None:
@@ -257,7 +272,7 @@ class Streams:
             if step is Step.SHUT_SOCKET:
                 _shut(stream.sock)
             elif step is Step.SEND_SHUT:
-                self._channel.send(encode(messages.SHUT, stream.number))
+                self._uplink.send(encode(messages.SHUT, stream.number))
             elif step is Step.SEND_RESET:
                 self._reset(stream)
             else:
@@ -274,7 +289,7 @@ class Streams:
 
     def _reset(self, stream: Stream) -> None:
         """Tell the netstack that the flow broke."""
-        self._channel.send(encode(messages.RESET, stream.number, stream.relay.reset_code))
+        self._uplink.send(encode(messages.RESET, stream.number, stream.relay.reset_code))
         self._remove(stream)
 
     def _remove(self, stream: Stream) -> None:

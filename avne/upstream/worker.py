@@ -19,11 +19,11 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
 from avne.errors import Malformed
 from avne.ipc import messages
-from avne.ipc.channel import Dealer, Payload
 from avne.ipc.control import Control
 from avne.ipc.messages import Code, ResolveKind, Sender, encode
 from avne.upstream import failure
@@ -33,8 +33,8 @@ from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
 from avne.upstream.streams import Streams
 from avne.upstream.tor import Tor
+from avne.upstream.uplink import Payload, Uplink
 
-MESSAGES_PER_TURN: Final = 128
 STATS_INTERVAL: Final = 1.0
 DRAIN_BOUND: Final = 30.0  # for all flows together
 
@@ -45,14 +45,14 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 class Worker:
     """The process."""
 
-    def __init__(self, control: Control, config: dict[str, Any]) -> None:
+    def __init__(self, control: Control, config: dict[str, Any], lane: socket.socket | None) -> None:
         spec = UpstreamSpec.from_config(config["upstream"])
         self._control = control
         self._upstream = _UPSTREAMS[spec.kind](spec)
-        self._channel = Dealer(config["endpoint"], config["identity"].encode())
         self._pool = Pool()
         self._epoll = select.epoll()
-        self._streams = Streams(self._channel, self._epoll, self._upstream, self._log)
+        self._uplink = Uplink(config["endpoint"], config["identity"].encode(), lane, self._epoll)
+        self._streams = Streams(self._uplink, self._epoll, self._upstream, self._log)
         self._opening: dict[int, Attempt] = {}
         self._last_stats = (0, 0, 0)
         self._stats_at = 0.0
@@ -61,30 +61,43 @@ class Worker:
 
     def run(self) -> NoReturn:
         """Greet the netstack, look at the upstream, and work until drained or cut off."""
-        for fd in (self._control.fileno(), self._channel.fileno(), self._pool.wake):
+        for fd in (self._control.fileno(), self._pool.wake):
             self._epoll.register(fd, select.EPOLLIN)
         about = messages.WIRE_VERSION, self._upstream.kind, int(self._upstream.capabilities)
-        self._channel.send(encode(messages.HELLO, 0, *about))
+        self._uplink.send(encode(messages.HELLO, 0, *about))
         self._pool.submit(self._upstream.check, self._on_checked)
         while not self._is_drained():
             events = self._epoll.poll(self._timeout())
             self._streams.now = time.monotonic()
             for fd, mask in events:
-                if fd == self._control.fileno():
-                    self._read_control()
-                elif fd == self._pool.wake:
-                    self._pool.collect()
-                else:
-                    self._streams.on_event(fd, mask)
-            self._receive_messages()
+                self._on_event(fd, mask)
+            self._receive(self._uplink.receive())
             self._streams.take_turn()
             if self._checked:
                 self._streams.handle_timer()
             self._report_stats()
+            self._uplink.flush()
         os._exit(0)
 
+    def _on_event(self, fd: int, mask: int) -> None:
+        if fd == self._control.fileno():
+            self._read_control()
+        elif fd == self._pool.wake:
+            self._pool.collect()
+        else:
+            try:
+                received = self._uplink.on_event(fd, mask)
+            except Malformed as error:
+                self._broken(error)
+            if received is None:
+                self._streams.on_event(fd, mask)
+            else:
+                self._receive(received)
+            if self._uplink.closed:
+                os._exit(0)  # the netstack has gone, or has cut us off
+
     def _timeout(self) -> float:
-        if self._channel.pending():
+        if not self._uplink.idle():
             return 0.0
         due = self._streams.now + 60.0
         if self._checked:
@@ -97,20 +110,20 @@ class Worker:
 
     # The netstack.
 
-    def _receive_messages(self) -> None:
+    def _receive(self, received: Iterator[tuple[bytes, Payload | None]]) -> None:
         try:
-            for _ in range(MESSAGES_PER_TURN):
-                received = self._channel.receive()
-                if received is None:
-                    return
-                _, header, payload = received
+            for header, payload in received:
                 message = messages.decode(header, Sender.NETSTACK)
                 if messages.TABLE[message[0]].payload != (payload is not None):
                     raise Malformed("wire-payload")
                 self._handle(message, payload)
         except Malformed as error:
-            self._log("error", "wire", {"reason": error.reason})
-            os._exit(1)
+            self._broken(error)
+
+    def _broken(self, error: Malformed) -> NoReturn:
+        """The netstack broke the protocol: nothing it says can be believed."""
+        self._log("error", "wire", {"reason": error.reason})
+        os._exit(1)
 
     def _handle(self, message: list[Any], payload: Payload | None) -> None:
         kind, number = message[0], message[1]
@@ -123,8 +136,12 @@ class Worker:
             self._announce()
         elif kind == messages.DRAIN:
             self._drain()
+        elif kind == messages.RETURN:
+            if self._uplink.slab is None:
+                raise Malformed("wire-slab")
+            self._uplink.slab.give_back(message[2])
         elif kind == messages.PING:
-            self._channel.send(encode(messages.PONG, number, message[2]))
+            self._uplink.send(encode(messages.PONG, number, message[2]))
         elif number not in self._opening:
             self._streams.handle(message, payload)
         elif kind == messages.RESET:
@@ -155,7 +172,7 @@ class Worker:
         self._pool.submit(work, done)
 
     def _refuse(self, number: int, error: OpenError) -> None:
-        self._channel.send(encode(messages.REFUSED, number, error.code, error.detail))
+        self._uplink.send(encode(messages.REFUSED, number, error.code, error.detail))
 
     def _resolve(self, number: int, kind: ResolveKind, what: str) -> None:
         def work() -> Resolved:
@@ -163,10 +180,10 @@ class Worker:
 
         def done(result: Resolved | OpenError) -> None:
             if isinstance(result, OpenError):
-                self._channel.send(encode(messages.RESOLVED, number, result.code, [], 0))
+                self._uplink.send(encode(messages.RESOLVED, number, result.code, [], 0))
             else:
                 answer = int(Code.SUCCEEDED), result.answers, result.ttl
-                self._channel.send(encode(messages.RESOLVED, number, *answer))
+                self._uplink.send(encode(messages.RESOLVED, number, *answer))
 
         self._pool.submit(work, done)
 
@@ -192,7 +209,7 @@ class Worker:
         if stats != self._last_stats and self._streams.now >= self._stats_at:
             self._stats_at = self._streams.now + STATS_INTERVAL
             self._last_stats = stats
-            self._channel.send(encode(messages.STATS, 0, *stats))
+            self._uplink.send(encode(messages.STATS, 0, *stats))
 
     # The supervisor.
 
@@ -241,7 +258,8 @@ def main() -> None:
     # A flow is a descriptor, and 1,024 is what most systems give at first.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    worker = Worker(control, config)
+    lane = socket.socket(fileno=received[1][0]) if received[1] else None
+    worker = Worker(control, config, lane)
     gc.collect()
     gc.freeze()
     worker.run()

@@ -17,6 +17,7 @@ from typing import Any, Self
 from avne.ipc import messages
 from avne.ipc.channel import Payload, Router
 from avne.ipc.control import Control
+from avne.ipc.lane import Lane, Piece
 from avne.ipc.messages import Sender, decode, encode
 from avne.limits import CREDIT_MAX
 from avne.spawn import child_environment, python, spawn
@@ -24,6 +25,7 @@ from avne.upstream.spec import UpstreamSpec
 
 TIMEOUT = 20.0
 PEER = b"w3.1"
+WITH_LANE = True  # as between processes of one machine; a fixture runs the tests without one, too
 
 
 class Died(Exception):
@@ -33,7 +35,9 @@ class Died(Exception):
 class Rig:
     """The messages of one flow can be waited for while those of others come."""
 
-    def __init__(self, directory: Path, spec: UpstreamSpec, greet: bool = True) -> None:
+    def __init__(
+        self, directory: Path, spec: UpstreamSpec, greet: bool = True, lane: bool | None = None
+    ) -> None:
         path = str(directory / "n")
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
@@ -48,9 +52,15 @@ class Rig:
         self.status: int | None = None
         self._seen: list[tuple[list[Any], Payload | None]] = []
         self.logs: list[list[Any]] = []
-        self.control.send(
-            "config", {"endpoint": f"ipc://{path}", "identity": PEER.decode(), "upstream": spec.to_config()}
-        )
+        config = {"endpoint": f"ipc://{path}", "identity": PEER.decode(), "upstream": spec.to_config()}
+        self.lane: Lane | None = None
+        if WITH_LANE if lane is None else lane:
+            ours, worker_end = socket.socketpair()
+            self.lane = Lane(ours)
+            with worker_end:
+                self.control.send("config", config, fds=(worker_end.fileno(),))
+        else:
+            self.control.send("config", config)
         if greet:
             self.hello = self.receive(messages.HELLO)[0]
             self.send(messages.READY, 0)
@@ -64,13 +74,20 @@ class Rig:
             self.wait()
         self.control.close()
         self.router.close()
+        if self.lane:
+            self.lane.close()
 
     def ready(self) -> Rig:
         assert self.control_message() == ["ready"]
         return self
 
     def send(self, kind: int, flow: int, *fields: Any, payload: Payload | None = None) -> None:
-        assert self.router.send(PEER, encode(kind, flow, *fields), payload)
+        header = encode(kind, flow, *fields)
+        if self.lane and messages.takes_lane(header):
+            self.lane.send(header, payload)
+            self.lane.flush()
+        else:
+            assert self.router.send(PEER, header, payload)
 
     def open(self, flow: int, host: str = "host.test", port: int = 80, credit: int = CREDIT_MAX) -> int:
         """Gives the credit of OPENED."""
@@ -118,14 +135,33 @@ class Rig:
         return found
 
     def _wait(self, until: float) -> None:
-        while (received := self.router.receive()) is None:
+        while not self._receive():
             left = until - time.monotonic()
             assert left > 0, f"nothing came; seen: {self._seen}"
-            ready, _, _ = select.select([self.router, self.control], [], [], left)
+            lanes = [self.lane] if self.lane else []
+            blocked = [lane for lane in lanes if lane.blocked]
+            ready, _, _ = select.select([self.router, self.control, *lanes], blocked, [], left)
+            for lane in blocked:
+                lane.flush()
             if self.control in ready:
                 self._read_control()
-        _, header, payload = received
-        self._seen.append((decode(header, Sender.WORKER), payload))
+
+    def _receive(self) -> bool:
+        """Take what there is; whether there was something."""
+        before = len(self._seen)
+        if (received := self.router.receive()) is not None:
+            self._seen.append((decode(received[1], Sender.WORKER), received[2]))
+        for header, payload in (self.lane.receive() or []) if self.lane else []:
+            message = decode(header, Sender.WORKER)
+            if message[0] == messages.RETURN:
+                assert self.lane
+                self.lane.slab.give_back(message[2])
+                continue
+            if isinstance(payload, Piece):
+                self.send(messages.RETURN, 0, payload.offset)
+                payload = bytes(payload.view)
+            self._seen.append((message, payload))
+        return len(self._seen) > before
 
     def log(self) -> list[Any]:
         """The next log event."""

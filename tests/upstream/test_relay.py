@@ -14,7 +14,7 @@ from avne.upstream.relay import QUIET, Budget, Relay, Step
 def relay(
     half_close: bool = True, proof: bool = False, down: int = 1000, budget: Budget | None = None
 ) -> Relay:
-    return Relay(budget or Budget(), down, half_close, proof)
+    return Relay(budget or Budget(), [], down, half_close, proof)
 
 
 def written(relay: Relay, now: float = 0.0) -> bytes:

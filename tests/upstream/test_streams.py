@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from avne.ipc import messages
-from avne.ipc.channel import Dealer, Router
+from avne.ipc.channel import Router
 from avne.ipc.messages import Code, Sender, decode
 from avne.upstream.relay import QUIET
 from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
 from avne.upstream.streams import TICK, Streams
 from avne.upstream.tor import Tor
+from avne.upstream.uplink import Uplink
 from tests.upstream.socks_server import SocksServer
 
 
@@ -30,10 +31,10 @@ class Bench:
         listener.bind(f"{directory}/n")
         listener.listen()
         self.router = Router(listener.detach(), f"ipc://{directory}/n")
-        self.dealer = Dealer(f"ipc://{directory}/n", b"w")
         self.epoll = select.epoll()
+        self.uplink = Uplink(f"ipc://{directory}/n", b"w", None, self.epoll)
         self.logs: list[tuple[str, str, dict[str, Any]]] = []
-        self.streams = Streams(self.dealer, self.epoll, upstream, lambda *event: self.logs.append(event))
+        self.streams = Streams(self.uplink, self.epoll, upstream, lambda *event: self.logs.append(event))
         self.servers: list[socket.socket] = []
 
     def close(self) -> None:
@@ -43,7 +44,7 @@ class Bench:
         if lookout := self.streams._lookout:
             self.servers += [sock for sock in (lookout._spare, lookout._asked) if sock]
         self.router.close()
-        self.dealer.close()
+        self.uplink.close()
         self.epoll.close()
         for sock in self.servers:
             sock.close()

@@ -18,16 +18,20 @@ TIME_WAIT_SECONDS = 1.0  # see `_time_wait`
 _MAX_ACK_AGE = 1 << 20  # bytes: the least MAX.SND.WND that RFC 5961 §5 is applied with
 
 
-def segment(c: Connection, seg: Segment, now: float) -> None:
-    """Process `seg` for `c`."""
-    if (
+def is_next(c: Connection, seg: Segment) -> bool:
+    """The common case of §3.10.7.4: in order, in the window, nothing special."""
+    return (
         c.state is state.ESTABLISHED
         and seg.flags & (FIN | SYN | RST | ACK) == ACK
         and seg.seq == c.rcv_nxt
         and c.reassembly is None
         and len(seg.payload) <= c.rcv_wnd
-    ):
-        # The common case of §3.10.7.4: in order, in the window, nothing special.
+    )
+
+
+def segment(c: Connection, seg: Segment, now: float) -> None:
+    """Process `seg` for `c`."""
+    if is_next(c, seg):
         if _check_ack(c, seg, now) and seg.payload:
             _deliver(c, seg.payload, now)
             c.ack_now = True

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The netstack's ends of its lines to the workers: one ZeroMQ router for all, and a lane for each.
+
+Which way a message goes is `messages.takes_lane`.  A worker without a lane, on another machine,
+gets everything by the router.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+
+from avne.errors import Malformed
+from avne.ipc.channel import BadFrames, Router
+from avne.ipc.lane import Lane, Piece
+from avne.ipc.messages import takes_lane
+from avne.netstack.upstreams import Message, Payload
+
+_ROUTER_MESSAGES_PER_TURN = 64
+
+Received = tuple[bytes, bytes, Payload | Piece | None]  # worker, header, payload
+
+
+class CutOff(Exception):
+    """`worker` broke the protocol, or its lane has ended (`reason` is empty)."""
+
+    def __init__(self, worker: bytes, reason: str) -> None:
+        super().__init__(reason)
+        self.worker = worker
+        self.reason = reason
+
+
+class Lines:
+    """Shares the process's epoll."""
+
+    def __init__(self, router: Router, epoll: select.epoll) -> None:
+        self._router = router
+        self._epoll = epoll
+        self._router_fd = router.fileno()
+        epoll.register(self._router_fd, select.EPOLLIN)
+        self._check_router = False
+        self._lanes: dict[bytes, Lane] = {}
+        self._by_fd: dict[int, bytes] = {}
+
+    def add_lane(self, worker: bytes, fd: int) -> Lane:
+        """A lane for a worker that is about to join; takes over `fd`."""
+        lane = self._lanes[worker] = Lane(socket.socket(fileno=fd))
+        self._by_fd[lane.fileno()] = worker
+        self._epoll.register(lane.fileno(), select.EPOLLIN)
+        return lane
+
+    def forget(self, worker: bytes) -> None:
+        """The worker is gone, or is treated so."""
+        lane = self._lanes.pop(worker, None)
+        if lane is not None:
+            self._epoll.unregister(lane.fileno())
+            del self._by_fd[lane.fileno()]
+            lane.close()
+
+    # ---- in ----------------------------------------------------------------------------------
+
+    def on_event(self, fd: int, mask: int) -> Iterator[Received]:
+        """What an event of epoll brings.  Raises `CutOff`."""
+        if fd == self._router_fd:
+            self._check_router = True
+            return
+        worker = self._by_fd.get(fd)
+        if worker is None:
+            return  # cut off in this same turn
+        lane = self._lanes[worker]
+        if mask & select.EPOLLOUT:
+            self._flush(lane)
+        if mask & ~select.EPOLLOUT:
+            try:
+                received = lane.receive()
+            except Malformed as error:
+                raise CutOff(worker, error.reason) from error
+            if received is None:
+                raise CutOff(worker, "")
+            for header, payload in received:
+                if worker in self._lanes:  # not cut off for an earlier one of these
+                    yield worker, header, payload
+
+    def receive(self) -> Iterator[Received]:
+        """What the router has, when it may have something.  Raises `CutOff`."""
+        if not self._check_router:
+            return
+        for _ in range(_ROUTER_MESSAGES_PER_TURN):
+            try:
+                message = self._router.receive()
+            except BadFrames as error:
+                raise CutOff(error.peer, error.reason) from error
+            if message is None:
+                self._check_router = False
+                return
+            yield message
+
+    def idle(self) -> bool:
+        """Whether the process may sleep: nothing waits here, in or out."""
+        if self._check_router and not self._router.pending():
+            self._check_router = False
+        return not self._check_router and not any(
+            lane.waiting and not lane.blocked for lane in self._lanes.values()
+        )
+
+    # ---- out ---------------------------------------------------------------------------------
+
+    def send(self, message: Message) -> bool:
+        """Queue a message; False when there is no such worker (any more)."""
+        worker, header, payload = message
+        lane = self._lanes.get(worker)
+        if lane is not None and takes_lane(header):
+            lane.send(header, payload)
+            return True
+        self._check_router = True  # a send may take the signal of what comes in with it
+        if isinstance(payload, Piece):
+            payload = payload.view
+        return self._router.send(worker, header, payload)
+
+    def flush(self) -> None:
+        """Give the lanes what was queued for them."""
+        for lane in self._lanes.values():
+            if lane.waiting and not lane.blocked:
+                self._flush(lane)
+
+    def _flush(self, lane: Lane) -> None:
+        was_blocked = lane.blocked
+        lane.flush()
+        if lane.blocked != was_blocked:
+            self._epoll.modify(lane.fileno(), select.EPOLLIN | (select.EPOLLOUT if lane.blocked else 0))
