@@ -3,7 +3,8 @@
 
 An upstream opens connections and answers questions.  Both block, and are called on a
 negotiation thread; what they give back belongs to the worker's loop.  `Attempt` is how the
-loop gives up on one of them.
+loop gives up on one of them.  An upstream that can tell its protocol as a `Negotiation` needs no
+thread for a connection: the loop does it (negotiations.py).
 """
 
 from __future__ import annotations
@@ -64,6 +65,22 @@ class Attempt:
                     self._sock.shutdown(socket.SHUT_RDWR)
 
 
+class Negotiation:
+    """What is said on a connection to the proxy until it is one to the destination.  Sans-IO.
+
+    Send `output`, then read `wanted` bytes, no more, and give them to `receive`; until `done`.
+    """
+
+    __slots__ = ("done", "output", "wanted")
+    output: bytes
+    wanted: int
+    done: bool
+
+    def receive(self, data: bytes) -> None:
+        """The next bytes; none at the end of file.  Raises `OpenError`."""
+        raise NotImplementedError
+
+
 class Upstream:
     """A way out.  Subclasses fill in the attributes and methods."""
 
@@ -83,12 +100,19 @@ class Upstream:
         """
         raise NotImplementedError
 
+    def dialogue(self, host: str, port: int) -> Negotiation | None:
+        """What `open` says, for a connection that `knock` gives; None where only `open` can.
+
+        Raises `OpenError` for what the protocol cannot carry.
+        """
+        return None
+
     def resolve(self, kind: ResolveKind, what: str, attempt: Attempt) -> Resolved:
         """Answer a question where the capability RESOLVE is given.  Raises `OpenError`."""
         raise OpenError(Code.COMMAND_NOT_SUPPORTED, "this upstream resolves nothing")
 
     def knock(self) -> socket.socket:
-        """Where ends need proof: a non-blocking socket that connects to the upstream.
+        """A non-blocking socket that connects to the upstream, where ends need proof or there are dialogues.
 
         Never blocks after `check` succeeded.  Raises `OSError`.
         """

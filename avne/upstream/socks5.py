@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """SOCKS5 (RFC 1928, RFC 1929) through PySocks, which stays in this one file.
 
-PySocks 1.7.1 does the negotiation, and needs these guards:
+PySocks 1.7.1 knows the protocol, and needs these guards:
 
+* it blocks, on a file that it reads: `Dialogue` calls it anew with all the bytes that have come, each time
+  some come, and drops what it has written before.  So it takes no thread and no socket;
 * it writes a length byte above 127 as two: a destination's name of 128 bytes or more would shift
   the request, and the guest chooses that name.  `_write_SOCKS5_address` is replaced; credentials
   are bounded by `spec`;
-* it knows no unix sockets and resolves nothing of ours: we connect, and it only negotiates;
+* it knows no unix sockets and resolves nothing of ours: we connect;
 * its refusals are texts that begin with the reply's number: `_open_error` reads it back.
 
-It reads the reply unbuffered and to the byte, so what follows on the connection is the stream's.
+A reply is read to the byte, so what follows on the connection is the stream's.
 Nothing here resolves a destination's name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from typing import Any, Final
 
@@ -23,7 +26,7 @@ import socks
 
 from avne.ipc.messages import Capability, Code
 from avne.limits import MAX_HOST
-from avne.upstream.base import Attempt, OpenError, Upstream
+from avne.upstream.base import Attempt, Negotiation, OpenError, Upstream
 from avne.upstream.spec import UpstreamSpec
 
 CONNECT_TIMEOUT: Final = 10.0  # to the proxy
@@ -86,7 +89,7 @@ def connect(spec: UpstreamSpec, timeout: float) -> socket.socket:
 
 
 def _connect_tcp(address: tuple[str, int], timeout: float) -> socket.socket:
-    if ":" in address[0] or not address[0].replace(".", "").isdigit():
+    if ":" in address[0] or not is_address(address[0]):
         return socket.create_connection(address, timeout)
     # Without the getaddrinfo(3) of each connection, for an IPv4 address: the usual case.
     sock = socket.socket()
@@ -118,27 +121,58 @@ class Socks5(Upstream):
         sock, _ = self._request(COMMAND_CONNECT, host, port, attempt)
         return sock
 
+    def dialogue(self, host: str, port: int) -> Dialogue | None:
+        # The name of a proxy is for a thread to look up.
+        if isinstance(self.spec.address, tuple) and not is_address(self.spec.address[0]):
+            return None
+        return Dialogue(self.spec, COMMAND_CONNECT, host, port)
+
+    def knock(self) -> socket.socket:
+        address = self.spec.address
+        if isinstance(address, str):
+            return _connecting(socket.AF_UNIX, address)
+        # A name was looked up by `check` a moment ago, or is in /etc/hosts.
+        family, _, _, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+        return _connecting(family, target)
+
     def _request(
         self, command: int, host: str, port: int, attempt: Attempt
     ) -> tuple[socket.socket, str | bytes]:
-        """The connection after a successful reply, and the reply's BND.ADDR.
-
-        The address is text (ATYP 1 and 4) or a name's bytes (ATYP 3).
-        """
-        address = encode_address(host)
+        """The connection after a successful reply, and the reply's BND.ADDR.  Blocks."""
+        dialogue = Dialogue(self.spec, command, host, port)
         with contextlib.ExitStack() as stack:
-            sock = stack.enter_context(_Negotiator(connect(self.spec, CONNECT_TIMEOUT), self.spec))
+            sock = stack.enter_context(connect(self.spec, CONNECT_TIMEOUT))
             try:
                 attempt.use(sock)
-                bound = sock.request(command, address, port)
-            except (OSError, socks.ProxyError) as error:
+                sock.settimeout(REPLY_TIMEOUT)
+                while not dialogue.done:
+                    sock.sendall(dialogue.output)
+                    dialogue.receive(sock.recv(dialogue.wanted))
+            except OSError as error:
                 raise _open_error(error) from None
             finally:
                 attempt.release()
             stack.pop_all()
-            plain = socket.socket(sock.family, sock.type, 0, sock.detach())
-            plain.setblocking(False)
-            return plain, bound
+        sock.setblocking(False)
+        return sock, dialogue.bound
+
+
+def is_address(host: str) -> bool:
+    """Whether `host` is an IP address, and no name."""
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+def _connecting(family: int, target: str | tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect(target)
+    except OSError as error:
+        if error.errno != errno.EINPROGRESS:  # EAGAIN is a unix socket's full backlog
+            sock.close()
+            raise
+    return sock
 
 
 def encode_address(host: str) -> bytes:
@@ -154,26 +188,92 @@ def encode_address(host: str) -> bytes:
     return b"\x03" + bytes((len(host),)) + host.encode()
 
 
-class _Negotiator(socks.socksocket):  # type: ignore[misc]
-    """A connected socket while PySocks negotiates on it."""
+class _More(Exception):
+    """PySocks wants `count` more bytes than have come."""
 
-    def __init__(self, sock: socket.socket, spec: UpstreamSpec) -> None:
-        super().__init__(sock.family, sock.type, 0, sock.detach())
-        # The base class: PySocks' own does nothing on a connection that its peer has reset.
-        socket.socket.settimeout(self, REPLY_TIMEOUT)
-        self._timeout = REPLY_TIMEOUT
-        self.set_proxy(socks.SOCKS5, "-", 1, True, spec.username, spec.password)
+    def __init__(self, count: int) -> None:
+        self.count = count
 
-    def request(self, command: int, address: bytes, port: int) -> str | bytes:
-        """One request; gives the reply's address.  Raises `OSError` or `socks.ProxyError`."""
-        _, (bound, _) = self._SOCKS5_request(self, bytes((command,)), (address, port))
-        assert isinstance(bound, str | bytes)
-        return bound
 
-    def _write_SOCKS5_address(self, addr: tuple[bytes, int], file: Any) -> tuple[bytes, int]:
+class _Replied(Exception):
+    """PySocks has read a successful reply with this address."""
+
+    def __init__(self, bound: str | bytes) -> None:
+        self.bound = bound
+
+
+class _Replay:
+    """What PySocks takes for the connection and its files: reads what has come, keeps what is written."""
+
+    def __init__(self, came: bytes, ended: bool) -> None:
+        self._came = came
+        self._ended = ended
+        self._at = 0
+        self.written = b""
+
+    def makefile(self, *_: Any) -> _Replay:
+        return self
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def read(self, count: int) -> bytes:
+        data = self._came[self._at : self._at + count]
+        if not data and not self._ended:
+            raise _More(count)
+        self._at += len(data)
+        return data
+
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Dialogue(Negotiation):
+    """One request.  The reply's BND.ADDR is text (ATYP 1 and 4) or a name's bytes (ATYP 3).  Sans-IO."""
+
+    __slots__ = ("_address", "_came", "_command", "_port", "_sent", "bound", "proxy")
+
+    def __init__(self, spec: UpstreamSpec, command: int, host: str, port: int) -> None:
+        name, password = (text.encode() if text else None for text in (spec.username, spec.password))
+        self.proxy = socks.SOCKS5, "-", 1, True, name, password
+        self._command = bytes((command,))
+        self._address = encode_address(host)
+        self._port = port
+        self._came = b""
+        self._sent = 0
+        self.done = False
+        self.bound: str | bytes = ""
+        self._proceed(False)
+
+    def receive(self, data: bytes) -> None:
+        self._came += data
+        self._proceed(not data)
+
+    def _proceed(self, ended: bool) -> None:
+        replay = _Replay(self._came, ended)
+        try:
+            socks.socksocket._SOCKS5_request(self, replay, self._command, (self._address, self._port))
+        except _More as more:
+            self.wanted = more.count
+        except _Replied as replied:
+            self.bound, self.wanted, self.done = replied.bound, 0, True
+        except socks.ProxyError as error:
+            raise _open_error(error) from None
+        self.output = replay.written[self._sent :]
+        self._sent = len(replay.written)
+
+    # What PySocks calls on the object that it takes for its socket.
+
+    _readall = socks.socksocket._readall
+
+    def _write_SOCKS5_address(self, addr: tuple[bytes, int], file: _Replay) -> tuple[bytes, int]:
         address, port = addr
         file.write(address + port.to_bytes(2, "big"))
         return addr
+
+    def _read_SOCKS5_address(self, file: _Replay) -> None:
+        bound, _ = socks.socksocket._read_SOCKS5_address(self, file)
+        raise _Replied(bound)
 
 
 def _open_error(error: Exception) -> OpenError:

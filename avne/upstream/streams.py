@@ -66,8 +66,8 @@ class Streams:
         self._epoll = epoll
         self._log = log
         self._half_close = Capability.HALF_CLOSE in upstream.capabilities
-        self._closing: list[socket.socket] = []  # until this turn's events are done: they name descriptors
-        self._lookout = Lookout(epoll, upstream, self._closing) if upstream.ends_need_proof else None
+        self.closing: list[socket.socket] = []  # until this turn's events are done: they name descriptors
+        self._lookout = Lookout(epoll, upstream, self.closing) if upstream.ends_need_proof else None
         self._budget = Budget()
         self._returned: list[int] = []  # pieces of the netstack's slab that have been written
         self._private = memoryview(bytearray(MAX_PAYLOAD))  # where there is no room in ours
@@ -143,9 +143,9 @@ class Streams:
             stream.scheduled = False
             if stream.number in self._streams:
                 self._read(stream)
-        for sock in self._closing:
+        for sock in self.closing:
             sock.close()
-        self._closing.clear()
+        self.closing.clear()
         for offset in self._returned:
             self._uplink.send(encode(messages.RETURN, 0, offset))
         self._returned.clear()
@@ -296,7 +296,7 @@ class Streams:
         stream.relay.release()
         del self._streams[stream.number], self._by_fd[stream.fd]
         self._epoll.unregister(stream.fd)
-        self._closing.append(stream.sock)
+        self.closing.append(stream.sock)
         self._quiet.pop(stream, None)
         self._lingering.pop(stream, None)
         if self._lookout:

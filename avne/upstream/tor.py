@@ -9,8 +9,6 @@ Tor has no half-close, and everything ends as an orderly FIN, its own death incl
 from __future__ import annotations
 
 import contextlib
-import errno
-import socket
 from typing import Final
 
 from avne.ipc.messages import Capability, Code, ResolveKind
@@ -43,22 +41,3 @@ class Tor(Socks5):
                 if 1 <= len(name) <= MAX_HOST:
                     return Resolved([name], TTL)
         raise OpenError(Code.UPSTREAM_PROTOCOL, "an answer of the wrong kind")
-
-    def knock(self) -> socket.socket:
-        address = self.spec.address
-        if isinstance(address, str):
-            return _connecting(socket.AF_UNIX, address)
-        # A name was looked up by `check` a moment ago, or is in /etc/hosts.
-        family, _, _, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-        return _connecting(family, target)
-
-
-def _connecting(family: int, target: str | tuple[object, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        sock.connect(target)
-    except OSError as error:
-        if error.errno != errno.EINPROGRESS:  # EAGAIN is a unix socket's full backlog
-            sock.close()
-            raise
-    return sock

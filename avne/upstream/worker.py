@@ -2,8 +2,8 @@
 """An upstream worker: carries the netstack's flows over an upstream, in a process of its own.
 
 ``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {endpoint, identity, upstream}``
-on the control line.  The loop's thread does everything but negotiate: that blocks, and happens
-on the pool's threads.  HELLO and READY with the netstack, and one look at the upstream, make
+on the control line.  The loop's thread does everything but what blocks, which happens on the pool's
+threads.  HELLO and READY with the netstack, and one look at the upstream, make
 ``ready``.
 """
 
@@ -28,6 +28,7 @@ from avne.ipc.control import Control
 from avne.ipc.messages import Code, ResolveKind, Sender, encode
 from avne.upstream import failure
 from avne.upstream.base import Attempt, OpenError, Resolved
+from avne.upstream.negotiations import Negotiations, Opening
 from avne.upstream.pool import Pool
 from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
@@ -53,7 +54,8 @@ class Worker:
         self._epoll = select.epoll()
         self._uplink = Uplink(config["endpoint"], config["identity"].encode(), lane, self._epoll)
         self._streams = Streams(self._uplink, self._epoll, self._upstream, self._log)
-        self._opening: dict[int, Attempt] = {}
+        self._negotiations = Negotiations(self._epoll, self._upstream, self._streams.closing)
+        self._opening: dict[int, Attempt | Opening] = {}
         self._last_stats = (0, 0, 0)
         self._stats_at = 0.0
         self._welcome = self._checked = False
@@ -73,6 +75,7 @@ class Worker:
                 self._on_event(fd, mask)
             self._receive(self._uplink.receive())
             self._streams.take_turn()
+            self._negotiations.handle_timer(self._streams.now)
             if self._checked:
                 self._streams.handle_timer()
             self._report_stats()
@@ -89,17 +92,17 @@ class Worker:
                 received = self._uplink.on_event(fd, mask)
             except Malformed as error:
                 self._broken(error)
-            if received is None:
-                self._streams.on_event(fd, mask)
-            else:
+            if received is not None:
                 self._receive(received)
+            elif not self._negotiations.on_event(fd):
+                self._streams.on_event(fd, mask)
             if self._uplink.closed:
                 os._exit(0)  # the netstack has gone, or has cut us off
 
     def _timeout(self) -> float:
         if not self._uplink.idle():
             return 0.0
-        due = self._streams.now + 60.0
+        due = min(self._streams.now + 60.0, self._negotiations.poll_at())
         if self._checked:
             due = min(due, self._streams.poll_at())
         if self._stats() != self._last_stats:
@@ -155,10 +158,6 @@ class Worker:
         if self._streams.draining:
             self._refuse(number, OpenError(Code.UPSTREAM_DOWN, "this worker is about to end"))
             return
-        attempt = self._opening[number] = Attempt()
-
-        def work() -> socket.socket:
-            return self._upstream.open(host, port, attempt)
 
         def done(result: socket.socket | OpenError) -> None:
             if self._opening.pop(number, None) is None:  # given up meanwhile
@@ -169,7 +168,17 @@ class Worker:
             else:
                 self._streams.adopt(number, result, credit)
 
-        self._pool.submit(work, done)
+        attempt = self._opening[number] = Attempt()
+        try:
+            dialogue = self._upstream.dialogue(host, port)
+            opening = self._negotiations.start(dialogue, done) if dialogue else None
+        except OpenError as error:
+            done(error)
+            return
+        if opening is None:
+            self._pool.submit(lambda: self._upstream.open(host, port, attempt), done)
+        elif number in self._opening:  # not done yet
+            self._opening[number] = opening
 
     def _refuse(self, number: int, error: OpenError) -> None:
         self._uplink.send(encode(messages.REFUSED, number, error.code, error.detail))

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Connections to the proxy that are none to a destination yet: what the loop does of a `Negotiation`."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from avne.ipc.messages import Code
+from avne.upstream.base import Negotiation, OpenError, Upstream
+from avne.upstream.socks5 import CONNECT_TIMEOUT, REPLY_TIMEOUT
+
+_EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+Done = Callable[[socket.socket | OpenError], None]
+
+
+class Opening:
+    """One of them; `cancel` makes it end without a word."""
+
+    __slots__ = ("_owner", "connected", "deadline", "dialogue", "done", "sock", "unsent")
+
+    def __init__(
+        self, owner: Negotiations, sock: socket.socket, dialogue: Negotiation, done: Done, deadline: float
+    ) -> None:
+        self._owner = owner
+        self.sock = sock
+        self.dialogue = dialogue
+        self.done = done
+        self.deadline = deadline
+        self.connected = False
+        self.unsent = dialogue.output
+
+    def cancel(self) -> None:
+        self._owner.forget(self)
+        self._owner.closing.append(self.sock)
+
+
+class Negotiations:
+    """Shares the worker's epoll.
+
+    Sockets to be closed are put into `closing`, for the end of the turn.
+    """
+
+    def __init__(self, epoll: select.epoll, upstream: Upstream, closing: list[socket.socket]) -> None:
+        self.closing = closing
+        self._epoll = epoll
+        self._upstream = upstream
+        self._by_fd: dict[int, Opening] = {}
+        self._due = float("inf")  # no deadline is earlier
+
+    def start(self, dialogue: Negotiation, done: Done) -> Opening | None:
+        """Begin one; `done` gets the connection or the error, possibly before this returns.
+
+        None, and no more, where a thread has to wait for the proxy.  Raises `OpenError`.
+        """
+        try:
+            sock = self._upstream.knock()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise OpenError(Code.UPSTREAM_DOWN, error.strerror or "failed") from None
+        opening = Opening(self, sock, dialogue, done, time.monotonic() + CONNECT_TIMEOUT)
+        self._due = min(self._due, opening.deadline)
+        self._by_fd[sock.fileno()] = opening
+        self._epoll.register(sock.fileno(), _EVENTS)
+        if sock.family == socket.AF_UNIX:
+            self._proceed(opening)  # it is connected already
+        return opening
+
+    def forget(self, opening: Opening) -> None:
+        """It is over, one way or another."""
+        if self._by_fd.pop(opening.sock.fileno(), None) is not None:
+            self._epoll.unregister(opening.sock.fileno())
+
+    def on_event(self, fd: int) -> bool:
+        """Whether `fd` is one of ours."""
+        opening = self._by_fd.get(fd)
+        if opening is None:
+            return False
+        self._proceed(opening)
+        return True
+
+    def poll_at(self) -> float:
+        """When `handle_timer` is due."""
+        return self._due if self._by_fd else float("inf")
+
+    def handle_timer(self, now: float) -> None:
+        if now < self._due:
+            return
+        for opening in [one for one in self._by_fd.values() if one.deadline <= now]:
+            code = Code.UPSTREAM_TIMEOUT if opening.connected else Code.UPSTREAM_DOWN
+            self._fail(opening, OpenError(code, "it did not answer in time"))
+        self._due = min((one.deadline for one in self._by_fd.values()), default=float("inf"))
+
+    def _proceed(self, opening: Opening) -> None:
+        """As far as it goes without waiting."""
+        dialogue, sock = opening.dialogue, opening.sock
+        try:
+            while not dialogue.done:
+                if opening.unsent:
+                    opening.unsent = opening.unsent[sock.send(opening.unsent) :]
+                    if not opening.connected:
+                        opening.connected = True
+                        opening.deadline += REPLY_TIMEOUT - CONNECT_TIMEOUT
+                    continue
+                dialogue.receive(sock.recv(dialogue.wanted))
+                opening.unsent = dialogue.output
+        except BlockingIOError:
+            return
+        except OpenError as error:
+            self._fail(opening, error)
+        except OSError as error:
+            self._fail(opening, OpenError(Code.UPSTREAM_DOWN, os.strerror(error.errno or 0)))
+        else:
+            self.forget(opening)
+            opening.done(sock)
+
+    def _fail(self, opening: Opening, error: OpenError) -> None:
+        opening.cancel()
+        opening.done(error)
