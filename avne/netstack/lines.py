@@ -100,9 +100,9 @@ class Lines:
         """Whether the process may sleep: nothing waits here, in or out."""
         if self._check_router and not self._router.pending():
             self._check_router = False
-        return not self._check_router and not any(
-            lane.waiting and not lane.blocked for lane in self._lanes.values()
-        )
+        if self._check_router:
+            return False
+        return all(lane.blocked or not lane.waiting for lane in self._lanes.values())
 
     # ---- out ---------------------------------------------------------------------------------
 

@@ -130,7 +130,7 @@ class Process:
     def _read_split(self, room: memoryview, now: float) -> None:
         head = self._head
         size = os.readv(self._tun, (head, room))
-        if size <= len(head):
+        if size < len(head):
             self._stack.receive(bytes(head[:size]), now)
             return
         text = room[: size - len(head)]

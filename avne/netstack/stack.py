@@ -79,13 +79,14 @@ class Stack:
     def receive_text(self, head: bytearray, text: memoryview, now: float) -> None:
         """One frame in two parts (wire/split.py); `text` is the beginning of the room of `slab`.
 
-        A flow that wants to keep it there takes it from the slab; all others copy it.
+        A flow that wants to keep it there takes it from the slab; all others copy it.  Text that is not
+        next in its turn is read again as part of a frame of its own, to be kept.
         """
         found = split.parse(head, text)
         if found is not None:
             key, segment = found
             connection = self.connections.get(key)
-            if connection is not None and arrives.is_next(connection, segment):
+            if connection is not None and (not text or arrives.is_next(connection, segment)):
                 self.text = text
                 arrives.segment(connection, segment, now)
                 self.text = None

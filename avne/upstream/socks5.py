@@ -131,6 +131,8 @@ class Socks5(Upstream):
         address = self.spec.address
         if isinstance(address, str):
             return _connecting(socket.AF_UNIX, address)
+        if address[0].replace(".", "").isdigit():
+            return _connecting(socket.AF_INET, address)  # the usual case, without getaddrinfo(3)
         # A name was looked up by `check` a moment ago, or is in /etc/hosts.
         family, _, _, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         return _connecting(family, target)

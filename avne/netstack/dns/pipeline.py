@@ -112,6 +112,11 @@ class Pipeline:
         if self._stream:
             self._close()
 
+    @property
+    def idle(self) -> bool:
+        """There is no stream, and nothing is asked: no timer runs."""
+        return not self._stream and not self._exchanges
+
     def poll_at(self) -> float | None:
         for exchange in self._exchanges.values():
             return exchange.deadline

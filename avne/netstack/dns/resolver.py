@@ -181,6 +181,8 @@ class Resolver:
 
     def poll_at(self) -> float | None:
         """When `handle_timer` is due; None: not by itself."""
+        if not self._questions and (self._pipeline is None or self._pipeline.idle):
+            return None
         due = [question.deadline for question in self._resolving.values()][:1]
         pipeline = None if self._pipeline is None else self._pipeline.poll_at()
         if pipeline is not None:
@@ -188,6 +190,8 @@ class Resolver:
         return min(due, default=None)
 
     def handle_timer(self, now: float) -> None:
+        if not self._questions and (self._pipeline is None or self._pipeline.idle):
+            return
         for query_id, question in list(self._resolving.items()):
             if question.deadline > now:
                 break

@@ -19,12 +19,14 @@ HEAD_V6: Final = vnet.SIZE + ip.HEADER_V6 + tcp.HEADER
 # vnet flags · version … · total length · fragment · protocol · sequence numbers · offset and flags · window
 _V4: Final = Struct(">B9xBxH2xHxB14xIIHH")
 _V6: Final = Struct(">B9xIHBx36xIIHH")
-_PLAIN_ACK: Final = (tcp.HEADER << 10) | tcp.ACK  # with or without PSH
-_LOOK_AT: Final = 0xF000 | tcp.URG | tcp.ACK | tcp.RST | tcp.SYN | tcp.FIN
+_NO_OPTIONS: Final = tcp.HEADER << 10
+_LOOK_AT: Final = 0xF000 | tcp.URG | tcp.SYN
 
 
 def parse(head: bytearray, text: memoryview) -> tuple[bytes, tcp.Segment] | None:
     """The connection's key (source, destination, ports) and the segment; None if it is not of the usual form.
+
+    A SYN is not, nor is urgent data.
 
     `head` is `HEAD_V4` or `HEAD_V6` bytes, by the version that is looked for.
     """
@@ -41,6 +43,6 @@ def parse(head: bytearray, text: memoryview) -> tuple[bytes, tcp.Segment] | None
         flags, version, length, protocol, seq, ack, bits, wnd = _V6.unpack_from(head)
         usual = version >> 28 == 6 and length == tcp.HEADER + len(text)
         key = head[18:54]
-    if not usual or protocol != ip.TCP or not flags & vnet.NEEDS_CSUM or bits & _LOOK_AT != _PLAIN_ACK:
+    if not usual or protocol != ip.TCP or not flags & vnet.NEEDS_CSUM or bits & _LOOK_AT != _NO_OPTIONS:
         return None
     return bytes(key), tcp.Segment(seq, ack, bits & 0x3F, wnd, text)
