@@ -22,6 +22,7 @@ accompany something that `limits` counts.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from array import array
 from struct import Struct
@@ -148,13 +149,16 @@ class Lane:
 
     def _receive_hello(self) -> bool:
         fds = array("i")
-        data, ancillary, _, _ = self._sock.recvmsg(_FRAME.size, socket.CMSG_SPACE(fds.itemsize))
+        room = socket.CMSG_LEN(fds.itemsize)  # not CMSG_SPACE: that has room for two
+        data, ancillary, _, _ = self._sock.recvmsg(_FRAME.size, room, socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-        if not data:
-            return False
-        if len(data) != _FRAME.size or any(data) or len(fds) != 1:
+        if len(data) != _FRAME.size or any(data) or not fds:
+            for fd in fds:
+                os.close(fd)
+            if not data:
+                return False
             raise Malformed("wire-slab")
         self._theirs = SlabView(fds[0])
         return True
