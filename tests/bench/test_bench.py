@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from bench.__main__ import arguments, chosen, present
+from bench.flatness import shown
 from bench.processes import descendants, parse_stat
-from bench.report import render, shown, summarize
+from bench.report import render, summarize
 from bench.rows import known_tools
 from bench.tools import Avne, Prefix
 
