@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import gate
+from bench.flame import record_flames
 from bench.flatness import plot
 from bench.lab import in_private_mounts
 from bench.metrics import BY_NAME_ONLY, METRICS
@@ -75,6 +76,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     option("--plot", type=Path, metavar="SVG", help="where the picture of the metric flat goes")
     option("--record", type=Path, metavar="JSON", help="where avne's ratios to the others go")
     option("--compare", type=Path, metavar="JSON", help="fail if one is 15 %% worse than recorded there")
+    option("--flame", type=Path, metavar="DIR", help="where flame graphs of avne go (needs py-spy)")
     option("--render", type=Path, metavar="JSON", help="print the tables of an earlier run")
     return parser.parse_args(argv)  # fmt: skip
 
@@ -182,6 +184,10 @@ def main() -> int:
     become_subreaper()
     _many_descriptors(max(options.idle + options.flat))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.flame:
+        subject = next(tool for tool in known if tool.name == gate.SUBJECT)
+        print(*record_flames(subject, options.flame), sep="\n")
+        return 0
     if options.compare:
         return compared(options, known, metrics)
     tools = present(known, options.tool)
