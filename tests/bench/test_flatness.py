@@ -26,9 +26,8 @@ def test_a_curve_is_of_medians_and_of_ratios_round_by_round():
 
 
 def test_a_cost_of_nothing_has_no_curve():
-    nothing = samples("native", "flat10_ping.tool_cpu_us", 0) + samples(
-        "native", "flat9_ping.tool_cpu_us", 0
-    )
+    name = "ping.tool_cpu_us"
+    nothing = samples("native", f"flat10_{name}", 0) + samples("native", f"flat99_{name}", 0)
     assert curve(nothing, "native", name) == []
 
 
