@@ -24,7 +24,7 @@ from typing import Any
 from bench import gate
 from bench.flame import record_flames
 from bench.flatness import plot
-from bench.lab import in_private_mounts
+from bench.lab import Lab, in_private_mounts
 from bench.metrics import BY_NAME_ONLY, METRICS
 from bench.processes import become_subreaper
 from bench.report import render
@@ -154,13 +154,15 @@ def compared(options: argparse.Namespace, known: list[Tool], metrics: list[str])
     names = [gate.SUBJECT, *recorded["peers"]] if options.tool == "all" else options.tool.split(",")
     tools = present([tool for tool in known if tool.name in names], "all")
     result = new_result(options, tools, metrics)
-    run(result, options, tools, metrics)
-    verdicts = gate.compare(recorded, result["samples"], metrics)
-    if worse := gate.failures(verdicts):
-        again = {gate.FIGURES[verdict.measure].metric for verdict in worse}
-        print("Measured again:", ", ".join(sorted(again)), file=sys.stderr)
-        run(result, options, tools, sorted(again))
+    with Lab() as lab:
+        run(lab, result, options, tools)
         verdicts = gate.compare(recorded, result["samples"], metrics)
+        if worse := gate.failures(verdicts):
+            again = sorted({gate.FIGURES[verdict.measure].metric for verdict in worse})
+            print("Measured again:", ", ".join(again), file=sys.stderr)
+            result["meta"]["metrics"] = again
+            run(lab, result, options, tools)
+            verdicts = gate.compare(recorded, result["samples"], metrics)
     report(options, result, "\n" + "\n".join(gate.table(verdicts)))
     if not any(verdict.now for verdict in verdicts):
         print("bench: nothing was compared: no peer of the record could be measured", file=sys.stderr)
@@ -192,7 +194,8 @@ def main() -> int:
         return compared(options, known, metrics)
     tools = present(known, options.tool)
     result = new_result(options, tools, metrics)
-    run(result, options, tools, metrics)
+    with Lab() as lab:
+        run(lab, result, options, tools)
     report(options, result)
     return 0
 

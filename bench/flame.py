@@ -43,7 +43,7 @@ def record_flames(tool: Tool, directory: Path) -> list[Path]:
     """A picture of each role under each load, in `directory`: ``LOAD-ROLE.svg``."""
     program = py_spy()
     directory.mkdir(parents=True, exist_ok=True)
-    pictures = []
+    pictures: list[Path] = []
     with Lab() as lab, tool.environment(lab) as prefix:
         agent = Agent(lab, tool, prefix)
         try:

@@ -75,7 +75,7 @@ def flat_table(samples: list[dict[str, Any]], tools: list[str]) -> Iterator[str]
     yield ""
 
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 780, 400, 50, 290, 36, 46
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 800, 400, 50, 310, 36, 46
 _RIGHT_EDGE = _WIDTH - _RIGHT
 
 

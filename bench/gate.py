@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
     @property
     def words(self) -> str:
         if self.now is None:
-            return f"**{SUBJECT} has no figure**" if self.failed else "not compared: the peer has no figure"
+            return f"**{SUBJECT} has no figure**" if self.failed else "the peer has no figure"
         change = self.now / self.recorded - 1
         better = change > 0 if FIGURES[self.measure].more_is_better else change < 0
         size = f"{abs(change) * 100:.0f} %"
@@ -111,12 +111,18 @@ def failures(verdicts: list[Verdict]) -> list[Verdict]:
 
 
 def table(verdicts: list[Verdict]) -> Iterator[str]:
-    """Lines of Markdown, the failures first, and what it comes to."""
+    """Lines of Markdown: what was compared, the failures first, and what it comes to."""
+    listed = [verdict for verdict in verdicts if verdict.failed or verdict.now is not None]
     yield from ("### Ratios against the recorded ones", "")
     yield from ("| figure | to | recorded | now | |", "|---|---|---|---|---|")
-    for verdict in sorted(verdicts, key=lambda verdict: not verdict.failed):
+    for verdict in sorted(listed, key=lambda verdict: not verdict.failed):
         now = "–" if verdict.now is None else f"×{shown(verdict.now)}"
         row = (verdict.measure, verdict.peer, f"×{shown(verdict.recorded)}", now, verdict.words)
         yield f"| {' | '.join(row)} |"
-    compared = sum(verdict.now is not None for verdict in verdicts)
-    yield from ("", f"{len(failures(verdicts))} of {compared} ratios are worse by more than {WORST:.0%}.", "")
+    yield ""
+    if others := sorted(f"{v.measure} to {v.peer}" for v in verdicts if v not in listed):
+        yield from (f"Not compared, as the peer has no figure: {', '.join(others)}.", "")
+    yield from (
+        f"{len(failures(verdicts))} of {len(listed)} ratios are worse by more than {WORST:.0%}.",
+        "",
+    )

@@ -35,29 +35,28 @@ def new_result(options: argparse.Namespace, tools: list[Tool], metrics: list[str
     return {"meta": meta, "samples": [], "troubles": []}
 
 
-def run(result: dict[str, Any], options: argparse.Namespace, tools: list[Tool], metrics: list[str]) -> None:
-    """So many more rounds into `result`, which is written to `options.json` after each."""
+def run(lab: Lab, result: dict[str, Any], options: argparse.Namespace, tools: list[Tool]) -> None:
+    """So many more rounds of the result's metrics; it is written to `options.json` after each."""
     meta = result["meta"]
     first = meta["rounds_done"]
-    with Lab() as lab:
-        for number in range(first, first + options.rounds):
-            order = list(tools)
-            random.Random(number).shuffle(order)
-            for tool in order:
-                _measure_one(Bench(lab, tool, options, number), metrics, result)
-            meta["rounds_done"] = number + 1
-            meta["ended"] = time.strftime("%Y-%m-%d %H:%M:%S")
-            if options.json:
-                result["summary"] = summarize(result["samples"])
-                options.json.write_text(json.dumps(result) + "\n")
+    for number in range(first, first + options.rounds):
+        order = list(tools)
+        random.Random(number).shuffle(order)
+        for tool in order:
+            _measure_one(Bench(lab, tool, options, number), result)
+        meta["rounds_done"] = number + 1
+        meta["ended"] = time.strftime("%Y-%m-%d %H:%M:%S")
+        if options.json:
+            result["summary"] = summarize(result["samples"])
+            options.json.write_text(json.dumps(result) + "\n")
 
 
-def _measure_one(bench: Bench, metrics: list[str], result: dict[str, Any]) -> None:
-    begin = time.monotonic()
-    measure(bench, metrics)
+def _measure_one(bench: Bench, result: dict[str, Any]) -> None:
+    meta, begin = result["meta"], time.monotonic()
+    measure(bench, meta["metrics"])
+    load = os.getloadavg()[0]
     result["samples"] += bench.samples
     result["troubles"] += bench.troubles
-    meta, load = result["meta"], os.getloadavg()[0]
     meta["load_min"] = min(meta["load_min"], load)
     meta["load_max"] = max(meta["load_max"], load)
     seconds = time.monotonic() - begin

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -89,7 +90,9 @@ def test_a_figure_that_avne_no_longer_has_fails(recorded):
 def test_a_peer_that_was_not_measured_is_said_and_no_failure(recorded):
     verdicts = gate.compare(recorded, avne(), MEASURED)
     assert not gate.failures(verdicts)
-    assert {one.words for one in verdicts} == {"not compared: the peer has no figure"}
+    assert {one.words for one in verdicts} == {"the peer has no figure"}
+    assert f"Not compared, as the peer has no figure: {SPEED} to hev, {COST} to hev." in gate.table(verdicts)
+    assert "0 of 0 ratios are worse by more than 15%." in gate.table(verdicts)
 
 
 def test_metrics_that_were_not_measured_are_not_compared(recorded):
@@ -107,8 +110,8 @@ class Run:
         self.runs = list(runs)
         self.metrics = []
 
-    def __call__(self, found, options, tools, metrics):
-        self.metrics.append(metrics)
+    def __call__(self, lab, found, options, tools):
+        self.metrics.append(found["meta"]["metrics"])
         first = found["meta"]["rounds_done"]
         found["samples"] += [{**one, "round": one["round"] + first} for one in self.runs.pop(0)]
         found["meta"].update(rounds_done=first + 3, load_min=0.0, load_max=0.0)
@@ -122,6 +125,7 @@ def command(recorded, tmp_path, monkeypatch):
 
     def compared(run):
         monkeypatch.setattr(program, "run", run)
+        monkeypatch.setattr(program, "Lab", contextlib.nullcontext)
         options = program.arguments(["--compare", str(path)])
         status = program.compared(options, [Native("avne"), Native("hev")], MEASURED)
         assert options.mib == SETTINGS["mib"]  # measured as it was recorded
