@@ -21,7 +21,7 @@ HALF_CLOSED_MAX = 512
 # The receive window a guest sees is the credit its flow has left.
 CREDIT_MAX = 1 << 20  # per flow and direction, while few flows are open
 CREDIT_MIN = 16 << 10  # per flow and direction, however many are open
-CREDIT_TOTAL = 64 << 20  # what all flows of a direction share before CREDIT_MIN bites
+CREDIT_TOTAL = 32 << 20  # what all flows of a direction share before CREDIT_MIN bites: more only queues
 
 # The wire between processes.
 MAX_HEADER = 2048  # an encoded message header

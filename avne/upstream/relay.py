@@ -46,7 +46,7 @@ class Budget:
         """What one flow may hold now: an eighth of what is free, within the limits.
 
         So the sum stays below CREDIT_TOTAL + flows × CREDIT_MIN, idle flows need not be asked
-        to give anything back, and the first fifty flows get CREDIT_MAX.
+        to give anything back, and the first flows get CREDIT_MAX.
         """
         return max(CREDIT_MIN, min(CREDIT_MAX, (CREDIT_TOTAL - self.held) >> 3))
 
