@@ -76,6 +76,9 @@ void bulk(struct job *job, int cap_ms, int rcvbuf)
             blame("connect");
             job->bad++;
         }
+    int has = 0;
+    socklen_t size = sizeof has;
+    getsockopt(lanes[0].fd, SOL_SOCKET, SO_RCVBUF, &has, &size);
     uint64_t start = now_ns();
     job->deadline = start + cap_ms * 1000000ull;
     if (!job->bad)
@@ -91,9 +94,9 @@ void bulk(struct job *job, int cap_ms, int rcvbuf)
     }
     printf("{\"bytes\": %llu, \"seconds\": %.6f, \"bad\": %llu, \"capped\": %s, "
            "\"first_bytes\": %llu, \"first_seconds\": %.6f, \"first_gap_ms\": %.3f, "
-           "\"rest_gap_ms\": %.3f, \"trouble\": \"%s\"}\n",
+           "\"first_rcvbuf\": %d, \"rest_gap_ms\": %.3f, \"trouble\": \"%s\"}\n",
            (unsigned long long)all.moved, since(start, all.ended), (unsigned long long)job->bad,
            all.moved < job->bytes * job->streams ? "true" : "false",
            (unsigned long long)lanes[0].moved, since(start, lanes[0].ended), lanes[0].gap / 1e6,
-           rest_gap / 1e6, trouble);
+           has, rest_gap / 1e6, trouble);
 }

@@ -43,7 +43,5 @@ def test_a_brief_run_has_every_figure(tmp_path):
             assert measured[tool, f"small{size}_beside_others.mb_s"] > 0
         assert measured[tool, "conn_par32.errors"] == 0
         assert measured[tool, "idle20.open"] == 20
-        # It gets less than each of the seven: the option reaches the socket.
-        assert measured[tool, "small8k_beside.mb_s"] * 7 < measured[tool, "small8k_beside_others.mb_s"]
     assert "<svg" in picture.read_text()
     assert "native" in json.loads(record.read_text())["ratios"]["conn_seq.per_s"]
