@@ -110,10 +110,12 @@ def _other_states(c: Connection, seg: Segment, now: float) -> None:
         elif c.link.challenge(now):
             c.emit_ack()
         return
-    # Fourth, check the SYN bit.  RFC 5961 §4.2: a challenge ACK, whatever its sequence number.
+    # Fourth, check the SYN bit.
     if seg.flags & SYN:
-        if c.link.challenge(now):
-            c.emit_ack()
+        if c.state is state.SYN_RECEIVED and c.passive:
+            c.close(True, now)  # "return this connection to the LISTEN state" (MUST-11)
+        elif c.link.challenge(now):
+            c.emit_ack()  # RFC 5961 §4.2: a challenge ACK, whatever its sequence number
         return
     # Fifth, check the ACK field.  "If the ACK bit is off, drop the segment."
     if not seg.flags & ACK:
@@ -193,10 +195,10 @@ def _check_ack(c: Connection, seg: Segment, now: float) -> bool:
         if c.state is state.CLOSED:
             return False
     elif c.inflight and not seg.length and wnd == c.snd_wnd:
+        if (c.inflight[0].end - c.snd_una) & MASK > wnd:
+            c.backoffs = 0  # the window has closed over it, but the guest is there (MUST-37, SHLD-17)
         if wnd:
             output.duplicate_ack(c, now)
-        else:
-            c.backoffs = 0  # the window is closed, but the guest is there (MUST-37)
     # "The send window should be updated": only from a segment that is newer than the last one used.
     if seq.lt(c.snd_wl1, seg.seq) or (c.snd_wl1 == seg.seq and seq.le(c.snd_wl2, ack)):
         reopened = not c.snd_wnd and wnd
@@ -331,6 +333,19 @@ def _time_wait(c: Connection, now: float) -> None:
     c.enter(state.TIME_WAIT)
     c.start_timer(Timer.TIME_WAIT, now + TIME_WAIT_SECONDS)
     c.app.closed(False, now)
+
+
+def icmp_error(c: Connection, number: int, hard: bool, now: float) -> None:
+    """The guest's network says that our segment at `number` did not get through (RFC 9293 §3.9.2.2).
+
+    A soft error aborts nothing (MUST-56): it is only counted.  A hard one aborts an attempt to connect,
+    but no connection that exists, as RFC 5461 §2.2 finds it elsewhere (SHLD-26); and only one about what
+    is in flight is believed (RFC 5927 §4.1).
+    """
+    if not seq.within(number, c.snd_una, (c.snd_nxt - c.snd_una) & MASK):
+        return
+    if hard and c.state in (state.SYN_SENT, state.SYN_RECEIVED):
+        c.close(True, now)
 
 
 def answer_unknown(template: wire.HeaderTemplate, seg: Segment) -> bytes | None:

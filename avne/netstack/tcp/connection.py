@@ -115,7 +115,7 @@ class Connection:
     __slots__ = (
         "ack_now", "app", "backoffs", "deadline", "dupacks", "fin_queued", "fin_received", "fin_sent",
         "gso_size", "inflight", "irs", "iss", "key", "link", "max_snd_wnd", "mss_advertised",
-        "rcv_adv", "rcv_edge", "rcv_nxt", "rcv_wscale", "reassembly", "recover", "rto", "sack_ok",
+        "passive", "rcv_adv", "rcv_edge", "rcv_nxt", "rcv_wscale", "reassembly", "recover", "rto", "sack_ok",
         "scheduled",
         "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "syn_ack_sent",
         "template", "timer", "unsent", "unsent_bytes",
@@ -142,6 +142,7 @@ class Connection:
         self.reassembly: Reassembly | None = None
         self.fin_queued = self.fin_sent = self.fin_received = False
         self.ack_now = self.syn_ack_sent = False
+        self.passive = True  # how it was opened (RFC 9293 §3.5, MUST-11)
         self.rto = RetransmissionTimeout()
         self.recover: int | None = None  # in loss recovery until snd_una reaches it
         self.dupacks = self.backoffs = 0
@@ -161,6 +162,7 @@ class Connection:
 
     def open_active(self) -> None:
         """Send a SYN (RFC 9293 §3.10.1)."""
+        self.passive = False
         self.rcv_wscale = WINDOW_SCALE
         self.enter(state.SYN_SENT)
         self.link.wake(self)
@@ -250,6 +252,7 @@ class Connection:
         self.max_snd_wnd = max(self.max_snd_wnd, self.snd_wnd)
         self.snd_wl1, self.snd_wl2 = syn_or_ack.seq, syn_or_ack.ack
         self.backoffs = 0
+        self.rto.begin_data()
         self.link.wake(self)  # what was written before can go now
         self.app.established(now)
 

@@ -59,6 +59,8 @@ def _send_syn(c: Connection, flags: int, now: float) -> None:
         c.link.packets.append((c.template.build(c.iss, 0, flags, window, 0, 0, options),))
     if first:
         c.inflight.append(Sent(c.iss, c.snd_nxt, (), True, now))
+    else:
+        c.inflight[0].retransmitted = True  # RFC 6298 §3: its round trip is ambiguous (MUST-18)
     if c.timer != Timer.RETRANSMIT:
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 
@@ -182,12 +184,21 @@ def retransmit_first(c: Connection) -> None:
 
 
 def duplicate_ack(c: Connection, now: float) -> None:
-    """RFC 5681 §3.2: the third one in a row means that the first segment in flight is lost."""
+    """RFC 5681 §3.2: the third one in a row means that the first segment in flight is lost.
+
+    So does the first or second one where SACK reports enough beyond it (RFC 6675 §5).
+    """
     c.dupacks += 1
-    if c.dupacks == DUPLICATE_ACKS and c.recover is None:
+    if c.recover is None and (c.dupacks == DUPLICATE_ACKS or _is_lost(c)):
         c.recover = c.snd_nxt
         retransmit_first(c)
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
+
+
+def _is_lost(c: Connection) -> bool:
+    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived."""
+    arrived = sum((sent.end - sent.start) & seq.MASK for sent in c.inflight if sent.sacked)
+    return not c.inflight[0].sacked and arrived > (DUPLICATE_ACKS - 1) * c.gso_size
 
 
 def partial_ack(c: Connection, ack: int) -> None:

@@ -9,8 +9,8 @@ from avne.netstack.wire.tcp import ACK
 
 # R2 (RFC 9293 §3.8.3, MUST-20, SHLD-11): RTO doubles from 200 ms, so this is about 100 s.
 MAX_BACKOFFS = 10
-# A SYN-ACK: MUST-23 asks for at least 3 minutes for a SYN; the guest's own SYNs stop after 127 s.
-MAX_SYN_BACKOFFS = 6
+# A SYN or SYN-ACK: 1 s doubled up to 60 s makes 183 s, and 3 minutes are the least (MUST-23).
+MAX_SYN_BACKOFFS = 7
 
 
 def expire(c: Connection, now: float) -> None:
