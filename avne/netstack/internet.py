@@ -67,10 +67,11 @@ class Internet:
     def send_error(
         self, frame: bytes, what: tuple[int, int], pointer: int, now: float, even_multicast: bool = False
     ) -> None:
-        """An ICMP error of type and code `what` from the gateway, where one may be sent at all.
+        """An ICMP error of type and code `what`, where one may be sent at all (RFC 1122 §3.3.8).
 
-        RFC 1122 §3.2.2, RFC 4443 §2.4 (e): never about an ICMP error, about what went to many, or to
-        a source that is not a single host.  Our callers never ask for one about a later fragment.
+        It comes from the gateway, an address of this node (RFC 4443 §2.2).  It is never about an ICMP
+        error, about what went to many, or to a source that is not a single host (RFC 1122 §3.2.2,
+        RFC 4443 §2.4 (e)).  Our callers never ask for one about a later fragment.
         """
         about = _outline(frame)
         if about.src not in addresses.TUN or (addresses.is_multicast(about.dst) and not even_multicast):
@@ -84,7 +85,7 @@ class Internet:
         self._packets.append((icmp.error(frame, about, what, pointer, gateway),))
 
     def send_unreachable(self, frame: bytes, why: icmp.Unreachable, now: float) -> None:
-        """ "Destination unreachable" from the gateway, where an error may be sent."""
+        """ "Destination unreachable" (RFC 1122 §4.1.3.1, RFC 4443 §3.1), where an error may be sent."""
         self.send_error(frame, why.error(_is_v4(frame)), 0, now)
 
     # ---- messages for us ---------------------------------------------------------------
@@ -107,8 +108,12 @@ class Internet:
             about = icmp.quoted(frame, datagram)
             connection = about and connections.get(about.dst + about.src + about.ports[2:] + about.ports[:2])
             # RFC 9293 §3.9.2.2: directed to the connection that it is about (MUST-54).
-            if about and connection:
-                arrives.icmp_error(connection, about.seq, kind is icmp.Kind.HARD, now)
+            if (
+                about
+                and connection
+                and arrives.icmp_error(connection, about.seq, kind is icmp.Kind.HARD, now)
+            ):
+                self._counters[f"tcp-{kind.value}"] += 1  # how a soft error is made known (SHLD-25)
 
     # ---- time ---------------------------------------------------------------------------
 

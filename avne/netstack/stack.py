@@ -109,7 +109,11 @@ class Stack:
         return connection.state is state.PARKED and syn.seq != connection.irs
 
     def _syn(self, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float) -> None:
-        """RFC 9293 §3.10.7.2: the stack listens on every address and port."""
+        """RFC 9293 §3.10.7.2: the stack listens on every address and port.
+
+        There is no block in LISTEN, so no connection keeps a port from listening or is touched by another
+        one's SYN (MUST-41, MUST-42).
+        """
         if len(self.connections) >= MAX_FLOWS or self.half_open >= MAX_HALF_OPEN:
             self.count("syn-dropped")
             return
@@ -151,6 +155,7 @@ class Stack:
         if self._reopened[0] == key:
             iss = isn.beyond(iss, self._reopened[1])
             self._reopened = (b"", 0)
+        # MUST-67, RFC 8200 §8.3
         mss = TUN_MTU - tcp.HEADER - (ip.HEADER_V4 if len(datagram.src) == 4 else ip.HEADER_V6)
         connection = Connection(self, app, key, _template(frame, datagram), iss, mss)
         connection.open_passive(syn)
@@ -180,7 +185,10 @@ class Stack:
             self.internet.send_unreachable(frame, Unreachable.PORT, now)
 
     def _from_guest(self, datagram: ip.Datagram) -> bool:
-        """Whether the source is the environment's own address; a forged one is dropped."""
+        """Whether the source is the environment's own address; a forged one is dropped.
+
+        RFC 9293 §3.9.2.3 (MUST-63), RFC 1122 §3.2.1.3 and §4.1.3.6.
+        """
         if datagram.src in addresses.TUN:
             return True
         self.count("source-foreign")

@@ -157,6 +157,13 @@ class Play:
         assert shown == wanted, "expected (-), sent (+):\n" + "\n".join(difflib.ndiff(wanted, shown))
         return self
 
+    def each_frame(self, look: Callable[[bytes], None]) -> Play:
+        """`look` at each frame that was sent, of which there is one at least."""
+        assert self.packets
+        while self.packets:
+            look(b"".join(self.packets.popleft()))
+        return self
+
     def told(self, *events: Any) -> Play:
         """Exactly this the app has been told since the last time."""
         told, self.app = self.app, []

@@ -198,6 +198,7 @@ ERRORS = [(SERVER_V4, *e) for e in SOFT_V4] + [(SERVER_V6, *e) for e in SOFT_V6]
 @pytest.mark.rfc("1122", "3.2.2.4")
 @pytest.mark.rfc("1122", "3.2.2.5-2")
 @pytest.mark.rfc("4443", "2.4a")
+@pytest.mark.rfc("4443", "3.2")
 @pytest.mark.rfc("4443", "3.3")
 @pytest.mark.rfc("4443", "3.4-2")
 def test_a_soft_error_ends_nothing_and_is_counted(server, what, code):
@@ -208,7 +209,7 @@ def test_a_soft_error_ends_nothing_and_is_counted(server, what, code):
     net.frame(message(server, what, code, 0, about(server, syn_ack.seq)))
     (connection,) = net.stack.connections.values()
     assert connection.state is state.SYN_RECEIVED
-    assert net.stack.counters["icmp-soft-error"] == 1
+    assert net.stack.counters["icmp-soft-error"] == net.stack.counters["tcp-icmp-soft-error"] == 1
     assert not net.told()
     socket.send()
     assert connection.state is state.ESTABLISHED
@@ -261,6 +262,8 @@ def test_a_hard_error_ends_no_connection_and_nothing_that_it_is_not_about(server
     assert not net.told()
     (connection,) = net.stack.connections.values()
     assert connection.state is state.ESTABLISHED
+    assert net.stack.counters["icmp-hard-error"] == 7
+    assert net.stack.counters["tcp-icmp-hard-error"] == 1  # the last one
 
 
 @pytest.mark.rfc("9293", "MUST-55")

@@ -185,6 +185,7 @@ def test_an_old_number_in_time_wait_is_challenged_and_then_the_guest_clears_it()
     assert net.names() == ["OPEN"]
 
 
+@pytest.mark.rfc("5961", "7-1")
 def test_challenges_are_limited_in_each_second():
     net = Net("tor")
     socket, _ = connected(net)
@@ -200,7 +201,6 @@ def test_challenges_are_limited_in_each_second():
 # ---- bounds ----------------------------------------------------------------------------------
 
 
-@pytest.mark.rfc("4987", "3")
 def test_a_flood_of_syns_is_bounded():
     net = Net("tor")
     template = [tcp.HeaderTemplate(V4, port, SERVER_V4, 80) for port in range(MAX_HALF_OPEN + 100)]

@@ -27,7 +27,8 @@ def segment(c: Connection, seg: Segment, now: float) -> None:
         and c.reassembly is None
         and len(seg.payload) <= c.rcv_wnd
     ):
-        # The common case of §3.10.7.4: in order, in the window, nothing special.
+        # The common case of §3.10.7.4: in order, in the window, nothing special.  The ACK is sent at
+        # the end of the turn, for all segments of it (MUST-58, MUST-59), and so at once (MUST-40).
         if _check_ack(c, seg, now) and seg.payload:
             _deliver(c, seg.payload, now)
             c.ack_now = True
@@ -102,7 +103,7 @@ def _other_states(c: Connection, seg: Segment, now: float) -> None:
             c.ack_now = True
             c.link.wake(c)
         return
-    # Second, check the RST bit.
+    # Second, check the RST bit, whatever the window (MUST-66) and the text (SHLD-2).
     if seg.flags & RST:
         # RFC 5961 §3.2: only the exact sequence number resets; others in the window are challenged.
         if seg.seq == c.rcv_nxt:
@@ -131,7 +132,7 @@ def _other_states(c: Connection, seg: Segment, now: float) -> None:
         return
     if c.state is state.CLOSED:
         return
-    # Sixth, check the URG bit: RFC 6093 §4: urgent data is delivered in line, like all other.
+    # Sixth, check the URG bit: urgent data, of any length, is delivered in line (MUST-31).
     # Seventh, process the segment text.
     if seg.payload:
         _text(c, seg, now)
@@ -176,7 +177,7 @@ def _check_ack(c: Connection, seg: Segment, now: float) -> bool:
     advance = (ack - c.snd_una) & MASK
     if advance > (c.snd_nxt - c.snd_una) & MASK:
         if seq.lt(c.snd_una, ack):
-            # "If the ACK acks something not yet sent, then send an ACK, drop the segment."
+            # "If the ACK acks something not yet sent, then send an ACK, drop the segment" (MAY-12).
             c.ack_now = True
             c.link.wake(c)
             return False
@@ -188,7 +189,7 @@ def _check_ack(c: Connection, seg: Segment, now: float) -> bool:
         return True  # an old duplicate: its ACK says nothing, its text may still count
     if seg.options.sack:
         output.note_sack(c, seg.options.sack)
-    wnd = seg.wnd << c.snd_wscale
+    wnd = seg.wnd << c.snd_wscale  # RFC 7323 §2.3
     if advance:
         _acknowledge(c, ack, now)
         _ended_by_ack(c, now)
@@ -282,7 +283,7 @@ def _text(c: Connection, seg: Segment, now: float) -> None:
         if c.reassembly is None:
             c.reassembly = Reassembly()
         c.reassembly.insert(seg.seq, seg.payload, c.rcv_nxt)
-        # RFC 5681 §4.2: a duplicate ACK at once, so that the guest's fast retransmit sees each.
+        # RFC 5681 §4.2: a duplicate ACK at once, so that the guest's fast retransmit sees each (MAY-13).
         c.emit_ack()
         return
     _deliver(c, seg.payload, now)
@@ -335,17 +336,18 @@ def _time_wait(c: Connection, now: float) -> None:
     c.app.closed(False, now)
 
 
-def icmp_error(c: Connection, number: int, hard: bool, now: float) -> None:
+def icmp_error(c: Connection, number: int, hard: bool, now: float) -> bool:
     """The guest's network says that our segment at `number` did not get through (RFC 9293 §3.9.2.2).
 
     A soft error aborts nothing (MUST-56): it is only counted.  A hard one aborts an attempt to connect,
     but no connection that exists, as RFC 5461 §2.2 finds it elsewhere (SHLD-26); and only one about what
-    is in flight is believed (RFC 5927 §4.1).
+    is in flight is believed (RFC 5927 §4.1).  False: it is not about this connection as it is now.
     """
     if not seq.within(number, c.snd_una, (c.snd_nxt - c.snd_una) & MASK):
-        return
+        return False
     if hard and c.state in (state.SYN_SENT, state.SYN_RECEIVED):
         c.close(True, now)
+    return True
 
 
 def answer_unknown(template: wire.HeaderTemplate, seg: Segment) -> bytes | None:

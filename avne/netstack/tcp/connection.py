@@ -16,8 +16,8 @@ Theory of operation
     turn of the loop sends data, FIN and at most one ACK for all segments of the turn.
 
 Sequence variables keep the RFC's names: ``snd_una snd_nxt snd_wnd rcv_nxt``; ``rcv_adv`` is the
-right edge of the window as advertised, which never moves left (§3.8.6), and ``rcv_edge`` the one
-the app has granted.
+right edge of the window as advertised, which never moves left (SHLD-14), and ``rcv_edge`` the one
+the app has granted.  Windows are scaled to their full 32 bits as soon as they are read (REC-1).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class App(Protocol):
     def received_fin(self, now: float) -> None: ...
     def acked(self, count: int, now: float) -> None: ...
     def closed(self, reset: bool, now: float) -> None:
-        """The connection is over: `reset` unless both directions ended with a FIN."""
+        """The connection is over: `reset` unless both directions ended with a FIN (MUST-12)."""
 
 
 class _Gone:
@@ -178,7 +178,10 @@ class Connection:
         self.link.wake(self)
 
     def write(self, data: memoryview) -> None:
-        """Queue bytes for the guest; they are kept, and not copied unless they come in crumbs."""
+        """Queue bytes for the guest; they are kept, and not copied unless they come in crumbs.
+
+        What is written within a turn is sent together (MAY-16), and at its end in any case (MUST-60).
+        """
         if not data:
             return
         unsent = self.unsent
@@ -233,6 +236,7 @@ class Connection:
         """RFC 9293 §3.7.1, RFC 7323 §2.2, RFC 2018 §2: what the guest's SYN offers."""
         options = syn.options
         default = wire.DEFAULT_MSS_V4 if len(self.template.src) == 4 else wire.DEFAULT_MSS_V6
+        # MUST-16; what is smaller than any real MSS would cost more than it carries.
         self.gso_size = min(GSO_SIZE, max(options.mss or default, 64))
         self.sack_ok = options.sack_permitted
         # RFC 7323 §2.2: scaling works only where both sides sent the option.
@@ -258,11 +262,17 @@ class Connection:
 
     @property
     def rcv_wnd(self) -> int:
-        """The window as the guest knows it (RFC 9293 §3.3.1)."""
+        """The window as the guest knows it (RFC 9293 §3.3.1).
+
+        It is counted from the largest edge that was ever told, not from the last (RFC 7323 §2.4).
+        """
         return (self.rcv_adv - self.rcv_nxt) & seq.MASK
 
     def window_field(self, scaled: bool = True) -> int:
-        """The window to put into a segment; remembers it as advertised."""
+        """The window to put into a segment, scaled (RFC 7323 §2.3); remembers it as advertised.
+
+        It may stay closed for as long as the app takes nothing (MAY-8).
+        """
         room = (self.rcv_edge - self.rcv_nxt) & seq.MASK
         shift = self.rcv_wscale if scaled else 0
         field = min(room >> shift, 0xFFFF)

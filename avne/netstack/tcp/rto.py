@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Final
 
-# RFC 6298 §2.1: 1 s until there is a sample.  §2.4 asks for 1 s as the least value as well; the
-# path here is one virtual hop of some 20 µs, and like Linux on its own paths we take 200 ms:
-# long enough for a guest that has lost its processor for a while.
+# RFC 6298 §5: nothing is sent again sooner.  RFC 6298 §2.1: 1 s until there is a sample.  §2.4 asks for
+# 1 s as the least value as well; the path here is one virtual hop of some 20 µs, and like Linux on its
+# own paths we take 200 ms: long enough for a guest that has lost its processor for a while.
 INITIAL: Final = 1.0
 MINIMUM: Final = 0.2
 MAXIMUM: Final = 60.0  # RFC 6298 §2.5

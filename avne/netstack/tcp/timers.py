@@ -26,7 +26,11 @@ def expire(c: Connection, now: float) -> None:
 
 
 def _retransmission(c: Connection, now: float) -> None:
-    """RFC 6298 §5.4–5.6."""
+    """RFC 6298 §5.4, §5.5, §5.6; for SYNs as for data (MUST-22).
+
+    RFC 6675 §5.1: it ends a recovery, and none begins before all that was sent has been acknowledged;
+    what SACK reports from now on counts.
+    """
     if not c.inflight:
         return
     c.backoffs += 1
@@ -36,7 +40,7 @@ def _retransmission(c: Connection, now: float) -> None:
         return
     c.rto.back_off()
     for sent in c.inflight:
-        sent.sacked = False  # RFC 2018 §8: the guest may have thrown away what it had reported
+        sent.sacked = False  # RFC 2018 §5.1: the guest may have thrown away what it had reported
     c.recover = c.snd_nxt
     c.dupacks = 0
     output.retransmit_first(c)

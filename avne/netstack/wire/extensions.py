@@ -54,6 +54,7 @@ class Chain(NamedTuple):
 def walk(frame: bytes, start: int, protocol: int, payload: int, end: int) -> Chain:
     """From the first header, at `payload`, to the upper layer.  Raises `Malformed`, `Refused`.
 
+    They may be in any order and number (RFC 8200 §4.1), but for hop-by-hop options, which come first.
     `start` is the IPv6 header's offset.  A packet without an upper layer (59) has nothing that could be
     delivered (RFC 8200 §4.7); it is dropped.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reassembly of fragments (RFC 791 §3.2, RFC 1122 §3.3.2, RFC 8200 §4.5), within a bound.
+"""Reassembly of fragments (RFC 791 §3.2, RFC 1122 §3.2.1.4, RFC 8200 §4.5), within a bound.
 
 The MTU is 65520, so only a datagram close to the largest possible one ever comes in pieces: UDP
 of 64 KiB, which is refused like any other once it is whole.  Nothing of a datagram whose pieces
@@ -17,7 +17,7 @@ from avne.netstack.wire.extensions import ERRONEOUS_FIELD, Refused
 TIMEOUT: Final = 60.0  # RFC 8200 §4.5; RFC 1122 §3.3.2 asks for 60 to 120 s
 MAX_DATAGRAMS: Final = 16
 MAX_PIECES: Final = 64  # of a datagram: 53 of 1,280 bytes make the largest
-MAX_TOTAL: Final = 65535  # bytes: the IPv4 total length, the IPv6 payload length
+MAX_TOTAL: Final = 65535  # bytes: the IPv4 total length, the IPv6 payload length (RFC 8200 §5)
 
 
 class Fragment(Malformed):

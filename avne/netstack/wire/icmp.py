@@ -44,10 +44,14 @@ class Kind(Enum):
     """What an ICMP message is to us."""
 
     ECHO = "icmp-echo"
-    SOFT = "icmp-soft-error"  # a hint that may be a passing one (RFC 1122 §3.2.2.1)
+    # A hint that may be a passing one (RFC 1122 §3.2.2.1, §3.2.2.4, §3.2.2.5; RFC 4443 §3.2, §3.3, §3.4), and
+    # any ICMPv6 error of unknown type (RFC 4443 §2.4 (a)).
+    SOFT = "icmp-soft-error"
     HARD = "icmp-hard-error"  # RFC 9293 §3.9.2.2
-    QUENCH = "icmp-source-quench"
-    OTHER = "icmp-other"  # of no use, or of an unknown type: silently discarded
+    QUENCH = "icmp-source-quench"  # MUST-55, RFC 1122 §3.2.2.3: discarded
+    # Of no use, or of an unknown type: silently discarded (RFC 1122 §3.2.2, RFC 4443 §2.4 (b)).  Among
+    # them are requests for information and address masks (RFC 1122 §3.2.2.7, §3.2.2.9).
+    OTHER = "icmp-other"
 
 
 class Quoted(NamedTuple):
@@ -87,7 +91,7 @@ def checksum_ok(frame: bytes, datagram: ip.Datagram) -> bool:
 
 
 def quoted(frame: bytes, datagram: ip.Datagram) -> Quoted | None:
-    """The TCP segment that the error in `frame` quotes; None where it quotes something else."""
+    """The TCP segment that the error in `frame` quotes (RFC 4443 §2.4 (d)); None where it is no segment."""
     quote = frame[datagram.payload + _HEADER.size : datagram.end]
     if len(datagram.src) == 4:
         at = (quote[0] & 15) * 4 if quote else 0
@@ -107,7 +111,7 @@ def quoted(frame: bytes, datagram: ip.Datagram) -> Quoted | None:
 def error(frame: bytes, datagram: ip.Datagram, what: tuple[int, int], pointer: int, source: bytes) -> bytes:
     """A whole frame for the tun: the error of type and code `what` about `frame`, sent by `source`.
 
-    `pointer` is used by Parameter Problem alone; other errors have zero there.
+    `pointer` is used by Parameter Problem alone; other errors have zero there (RFC 4443 §3.1).
     """
     v4 = len(datagram.src) == 4
     size = _V4_QUOTE if v4 else _V6_QUOTE

@@ -40,7 +40,10 @@ _SMALLEST: Final = {TCP: 20, UDP: 8, ICMP: 8, ICMPV6: 8}  # bytes of an upper la
 
 
 class Datagram(NamedTuple):
-    """Where things stand in a frame.  Addresses are 4 or 16 bytes."""
+    """Where things stand in a frame.  Addresses are 4 or 16 bytes.
+
+    The TTL is not among them: what has arrived has arrived (RFC 1122 §3.2.1.7; RFC 8200 §3).
+    """
 
     protocol: int
     src: bytes
@@ -54,7 +57,7 @@ def parse(frame: bytes) -> Datagram:
     """The datagram in `frame`.  Raises `Malformed`, `Refused` or `Fragment`."""
     if len(frame) < vnet.SIZE + HEADER_V4:
         raise Malformed("ip-short")
-    version = frame[vnet.SIZE] >> 4
+    version = frame[vnet.SIZE] >> 4  # RFC 1122 §3.2.1.1
     if version == 4:
         return _parse_v4(frame)
     if version == 6:
@@ -69,7 +72,7 @@ def _parse_v4(frame: bytes) -> Datagram:
     end = start + length
     if header < HEADER_V4 or length < header or end > len(frame):
         raise Malformed("ipv4-length")
-    if checksum.total(frame[start : start + header]) != 0xFFFF:
+    if checksum.total(frame[start : start + header]) != 0xFFFF:  # RFC 1122 §3.2.1.2
         raise Malformed("ipv4-checksum")
     if header > HEADER_V4:
         _options_v4(frame, start, start + header, bool(fragment & _OFFSET))
@@ -82,7 +85,7 @@ def _parse_v4(frame: bytes) -> Datagram:
 
 
 def _options_v4(frame: bytes, start: int, end: int, later: bool) -> None:
-    """RFC 1122 §3.2.1.8: options are ignored, but a source route must have been followed to its end.
+    """RFC 1122 §3.2.1.8, §3.2.1.8 (b): options are ignored (MUST-50), but not an unfinished source route.
 
     Of a `later` fragment nobody is told (RFC 1122 §3.2.2).
     """
@@ -92,7 +95,7 @@ def _options_v4(frame: bytes, start: int, end: int, later: bool) -> None:
             at += 1
             continue
         length = frame[at + 1] if at + 1 < end else 0
-        if length < 2 or at + length > end:
+        if length < 2 or at + length > end:  # RFC 1122 §3.2.2.5
             raise Malformed("ipv4-option") if later else Refused("ipv4-option", PARAMETER_PROBLEM, at - start)
         if frame[at] in (_LOOSE_ROUTE, _STRICT_ROUTE) and (length < 3 or frame[at + 2] <= length):
             # RFC 1122 §3.3.5: we are not where it was going, and send nothing on.
@@ -157,10 +160,13 @@ def transport_checksum_ok(frame: bytes, datagram: Datagram) -> bool:
 
 
 def build(protocol: int, src: bytes, dst: bytes, length: int) -> bytes:
-    """An IP header, without options, for `length` bytes of an upper layer."""
+    """An IP header, without options, for `length` bytes of an upper layer.
+
+    The hop limit is never 0 (RFC 1122 §3.2.1.7), the traffic class always (RFC 8200 §7).
+    """
     if len(src) == 16:
         return _V6.pack(6 << 28, length, protocol, HOP_LIMIT, src, dst)
-    # RFC 6864 §4.1: the ID of an atomic datagram carries no meaning.
+    # RFC 6864 §4.1, RFC 1122 §3.2.1.5: the ID of an atomic datagram carries no meaning.
     fields = (0x45, 0, HEADER_V4 + length, 0, _DONT_FRAGMENT, HOP_LIMIT, protocol)
     sum_ = checksum.checksum(_V4.pack(*fields, 0, src, dst))
     return _V4.pack(*fields, sum_, src, dst)

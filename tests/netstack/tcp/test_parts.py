@@ -110,6 +110,7 @@ def _view(data: bytes) -> memoryview:
     st.integers(0, 0xFFFFFFFF),
     st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), max_size=30),
 )
+@pytest.mark.rfc("2018", "8-2")
 def test_any_pieces_in_any_order_come_out_once_and_in_order(base, pieces):
     stream = bytes(range(100))
     reassembly = Reassembly()

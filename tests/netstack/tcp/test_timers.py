@@ -158,6 +158,7 @@ def test_a_closed_window_is_probed_with_growing_intervals():
     assert play.c.rto.value == 1.0  # nothing was lost
 
 
+@pytest.mark.rfc("9293", "MUST-36")
 def test_a_probe_is_an_empty_segment_just_before_the_window():
     play = _closed()
     play.after(play.c.rto.value).expect(seg("A", seq=0, ack=1, data=b""))
@@ -201,6 +202,8 @@ def test_a_window_that_closes_over_data_in_flight_is_waited_for():
 
 @pytest.mark.rfc("9293", "SHLD-17")
 @pytest.mark.rfc("9293", "MAY-7")
+@pytest.mark.rfc("9293", "SHLD-16")
+@pytest.mark.rfc("7323", "2.4-4")
 def test_a_window_that_shrinks_over_data_in_flight_ends_nothing_while_the_guest_answers():
     play = established().write(bytes(1000)).expect(seg("PA")).recv("A", wnd=500).expect()
     for _ in range(3 * MAX_BACKOFFS):

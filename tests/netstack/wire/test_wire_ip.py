@@ -38,6 +38,7 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.rfc("1122", "3.2.1.8-2")
 @pytest.mark.rfc("1122", "3.2.1.8b")
+@pytest.mark.rfc("9293", "MUST-50")
 def test_ipv4_options_are_ignored(options):
     frame = frame_v4(b"payload", options=options)
     datagram = ip.parse(frame)
@@ -113,6 +114,7 @@ def test_any_bytes_are_a_datagram_or_malformed(frame):
 @pytest.mark.rfc("9293", "MAY-4")
 @pytest.mark.rfc("1122", "3.2.1.7-1")
 @pytest.mark.rfc("8200", "7")
+@pytest.mark.rfc("1122", "3.2.1.5")
 def test_our_headers(addresses):
     """UDP's and ICMP's as built here, TCP's from the template."""
     template = tcp.HeaderTemplate(addresses[0], 1, addresses[1], 2).build(1, 2, tcp.ACK, 3, 0, 0)

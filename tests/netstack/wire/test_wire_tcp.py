@@ -97,6 +97,7 @@ def test_our_options_have_lengths_and_nothing_behind_an_end(scale, sack):
 
 @given(st.lists(BLOCK, min_size=1, max_size=6))
 @pytest.mark.rfc("2018", "3")
+@pytest.mark.rfc("2018", "4-5")
 def test_sack_blocks_are_parsed_back_and_at_most_four(blocks):
     option = tcp.sack_option(blocks)
     assert len(option) % 4 == 0
