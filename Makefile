@@ -10,7 +10,7 @@ HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
 	@echo 'make test    lint, types, every test (needs root or sudo)'
-	@echo 'make lint    ruff and mypy'
+	@echo 'make lint    ruff, mypy, and whether docs are stale or an RFC has gaps'
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
 	@echo 'make venv    .venv with avne and what its tests need: .venv/bin/avne'

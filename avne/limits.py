@@ -28,6 +28,10 @@ MAX_HEADER = 2048  # an encoded message header
 MAX_PAYLOAD = 256 << 10  # bytes of one DATA message: smaller ones cost more per byte
 MAX_HOST = 255  # characters of a name or address in OPEN and RESOLVE (RFC 1035 §2.3.4)
 
+# Datagrams in pieces (wire/fragments.py): 1 MiB of them at most.
+REASSEMBLY_DATAGRAMS = 16
+REASSEMBLY_PIECES = 64  # of a datagram: 53 of 1,280 bytes make the largest
+
 # ICMP errors to the guest (RFC 4443 §2.4 (f)); Linux takes as many in a second (icmp_msgs_per_sec).
 ICMP_RATE = 1000  # per second
 ICMP_BURST = 1000

@@ -13,6 +13,7 @@ from avne.errors import Malformed
 from avne.limits import ICMP_BURST, ICMP_RATE
 from avne.netstack import addresses
 from avne.netstack.tcp import arrives
+from avne.netstack.tcp.connection import INFINITE
 from avne.netstack.wire import extensions, icmp, ip, vnet
 from avne.netstack.wire.extensions import Refused
 from avne.netstack.wire.fragments import Fragment, Reassembler
@@ -45,6 +46,7 @@ class Internet:
         self._packets = packets
         self._counters = counters
         self._reassembler = Reassembler()
+        self.deadline = INFINITE  # when `handle_timer` is due
         self._bucket = TokenBucket(ICMP_RATE, ICMP_BURST)
 
     # ---- what did not parse as a datagram -----------------------------------------
@@ -57,6 +59,8 @@ class Internet:
                 return self._reassembler.add(frame, error, now)
         except Malformed as worse:
             error = worse
+        finally:
+            self.deadline = self._reassembler.poll_at()
         self._counters[f"malformed-{error.reason}"] += 1
         if isinstance(error, Refused):
             self.send_error(frame, error.error, error.pointer, now, error.even_multicast)
@@ -117,14 +121,12 @@ class Internet:
 
     # ---- time ---------------------------------------------------------------------------
 
-    def poll_at(self) -> float | None:
-        return self._reassembler.poll_at()
-
     def handle_timer(self, now: float) -> None:
         """RFC 1122 §3.3.2, RFC 8200 §4.5: pieces that stay incomplete are given up, and their sender told."""
         for first in self._reassembler.expire(now):
             what = icmp.V4_REASSEMBLY_TIME if _is_v4(first) else icmp.V6_REASSEMBLY_TIME
             self.send_error(first, what, 0, now)
+        self.deadline = self._reassembler.poll_at()
 
 
 def _is_v4(frame: bytes) -> bool:

@@ -229,8 +229,9 @@ class Stack:
 
     def poll_at(self) -> float | None:
         """When `handle_timer` is due."""
-        dns, pieces = self.port53.poll_at(), self.internet.poll_at()
-        if pieces is not None:
+        dns = self.port53.poll_at()
+        pieces = self.internet.deadline
+        if pieces != INFINITE:
             dns = pieces if dns is None else min(dns, pieces)
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] < deadlines[0][2].deadline:
@@ -249,7 +250,8 @@ class Stack:
                 timers.expire(connection, now)
             self._reschedule(connection)
         self.port53.handle_timer(now)
-        self.internet.handle_timer(now)
+        if self.internet.deadline <= now:
+            self.internet.handle_timer(now)
 
     def _reschedule(self, connection: Connection) -> None:
         """Its entry has left the heap; it needs another if it has a deadline still."""

@@ -172,6 +172,11 @@ def test_a_port_used_again_gets_a_number_beyond_all_that_were_used():
     (again,) = net.stack.connections.values()
     assert again is not connection
     assert again.iss == connection.snd_nxt + 1
+    net.frame(socket.raw(tcp.RST, 1001))
+    assert not net.stack.connections
+    Socket(net, isn=2000).syn()
+    (third,) = net.stack.connections.values()
+    assert third.iss < again.iss  # the clock's again: nobody could tell it from that number
 
 
 def test_an_old_number_in_time_wait_is_challenged_and_then_the_guest_clears_it():

@@ -11,12 +11,11 @@ from __future__ import annotations
 from typing import Final
 
 from avne.errors import Malformed
+from avne.limits import REASSEMBLY_DATAGRAMS, REASSEMBLY_PIECES
 from avne.netstack.wire import checksum, vnet
 from avne.netstack.wire.extensions import ERRONEOUS_FIELD, Refused
 
 TIMEOUT: Final = 60.0  # RFC 8200 §4.5; RFC 1122 §3.3.2 asks for 60 to 120 s
-MAX_DATAGRAMS: Final = 16
-MAX_PIECES: Final = 64  # of a datagram: 53 of 1,280 bytes make the largest
 MAX_TOTAL: Final = 65535  # bytes: the IPv4 total length, the IPv6 payload length (RFC 8200 §5)
 
 
@@ -69,7 +68,7 @@ class Reassembler:
             return _whole(piece.header, piece.data)  # "atomic", RFC 6946
         datagram = self._datagrams.get(piece.key)
         if datagram is None:
-            if len(self._datagrams) >= MAX_DATAGRAMS:
+            if len(self._datagrams) >= REASSEMBLY_DATAGRAMS:
                 del self._datagrams[next(iter(self._datagrams))]
             datagram = self._datagrams[piece.key] = _Datagram(now + TIMEOUT)
         if datagram.pieces.get(piece.offset) == piece.data:
@@ -90,7 +89,7 @@ class Reassembler:
     @staticmethod
     def _fits(datagram: _Datagram, piece: Fragment, end: int) -> bool:
         """Whether the piece contradicts none of the others."""
-        if len(datagram.pieces) >= MAX_PIECES:
+        if len(datagram.pieces) >= REASSEMBLY_PIECES:
             return False
         if datagram.total is not None and (end > datagram.total or not piece.more):
             return False
@@ -99,16 +98,16 @@ class Reassembler:
                 return False
         return True
 
-    def poll_at(self) -> float | None:
-        """When the oldest is given up."""
+    def poll_at(self) -> float:
+        """When the oldest is given up; infinity while there is none."""
         for datagram in self._datagrams.values():
             return datagram.deadline
-        return None
+        return float("inf")
 
     def expire(self, now: float) -> list[bytes]:
         """Give up what has waited too long; the first fragments of those that had one."""
         firsts = []
-        while (due := self.poll_at()) is not None and due <= now:
+        while self.poll_at() <= now:
             datagram = self._datagrams.pop(next(iter(self._datagrams)))
             if datagram.first is not None:
                 firsts.append(datagram.first)

@@ -35,6 +35,7 @@ def test_sack_alone_shows_a_loss_when_more_than_two_segments_beyond_it_have_arri
     assert play.c.timer == Timer.NONE
 
 
+@pytest.mark.rfc("6675", "4-3")
 def test_what_has_arrived_itself_is_not_lost():
     _in_flight().recv("A", sack=(_block(0, 3),)).expect().recv("A", sack=(_block(0, 3),)).expect()
 
