@@ -11,7 +11,7 @@ help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
 	@echo 'make test    lint, types, every test (needs root or sudo)'
 	@echo 'make bench   fail if avne has become slower than its peers (bench/recorded.json)'
-	@echo 'make lint    ruff and mypy'
+	@echo 'make lint    ruff, mypy, and whether docs are stale or an RFC has gaps'
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
 	@echo 'make venv    .venv with avne and what its tests need: .venv/bin/avne'

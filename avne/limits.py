@@ -30,11 +30,18 @@ INLINE_BELOW = 8 << 10  # smaller payloads go by the socket: a piece of a slab c
 MAX_INLINE = 32 << 10  # larger ones are cut where there is no room in the slab
 MAX_HOST = 255  # characters of a name or address in OPEN and RESOLVE (RFC 1035 §2.3.4)
 
-
 # Shared memory between the netstack and a worker, one slab for each direction.
 SLAB_BYTES = 128 << 20  # of address space; the credits bound what is in use
 SLAB_CHUNK = 512 << 10  # filled and freed as one
 SLAB_WARM = 16  # free chunks whose memory is kept
+
+# Datagrams in pieces (wire/fragments.py): 1 MiB of them at most.
+REASSEMBLY_DATAGRAMS = 16
+REASSEMBLY_PIECES = 64  # of a datagram: 53 of 1,280 bytes make the largest
+
+# ICMP errors to the guest (RFC 4443 §2.4 (f)); Linux takes as many in a second (icmp_msgs_per_sec).
+ICMP_RATE = 1000  # per second
+ICMP_BURST = 1000
 
 # DNS.
 DNS_MAX_UDP = 4096  # larger queries are not parsed: a 60 kB one costs 30 ms

@@ -178,7 +178,7 @@ class Flow:
             connection.start_timer(Timer.TIME_WAIT, now + SILENCE_SECONDS)
         else:
             assert self.syn is not None
-            self.stack.send_unreachable(self.syn, _ICMP[what])
+            self.stack.internet.send_unreachable(self.syn, _ICMP[what], now)
             connection.close(True, now)
 
     def data(self, payload: Payload, now: float) -> None:

@@ -28,12 +28,13 @@ from avne.ipc.slab import Slab
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
 from avne.netstack import addresses
 from avne.netstack.flows import Flow
+from avne.netstack.internet import Internet
 from avne.netstack.port53 import Port53
 from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Payload, Upstreams
 from avne.netstack.verdict import Verdict
-from avne.netstack.wire import icmp, ip, split, tcp, udp
+from avne.netstack.wire import ip, split, tcp, udp
 from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
@@ -49,6 +50,7 @@ class Stack:
         self.packets: deque[Packet] = deque()
         self.logs: deque[LogEvent] = deque()
         self.counters: Counter[str] = Counter()
+        self.internet = Internet(self.packets, self.counters)
         self.upstreams = Upstreams()
         self.connections: dict[bytes, Connection] = {}
         self.half_open = 0
@@ -56,6 +58,7 @@ class Stack:
         self.text: memoryview | None = None  # what it is called with, for as long as that is
         self.port53 = Port53(self, resolver, token)
         self._secret = token(16)
+        self._reopened = (b"", 0)  # the connection that was replaced last, and its SND.NXT
         self._dirty: dict[Connection, None] = {}
         self._dirty_flows: dict[Flow, None] = {}
         self._deadlines: list[tuple[float, int, Connection]] = []
@@ -74,7 +77,9 @@ class Stack:
             else:
                 self._other(frame, datagram, now)
         except Malformed as error:
-            self.count(f"malformed-{error.reason}")
+            whole = self.internet.refused(frame, error, now)
+            if whole is not None:
+                self.receive(whole, now)
 
     def receive_text(self, head: bytearray, text: memoryview, now: float) -> None:
         """One frame in two parts (wire/split.py); `text` is the beginning of the room of `slab`.
@@ -99,6 +104,7 @@ class Stack:
         connection = self.connections.get(key)
         if connection is not None:
             if segment.flags & tcp.SYN and self._replaces(connection, segment):
+                self._reopened = (key, connection.snd_nxt)
                 connection.close(True, now)
             else:
                 arrives.segment(connection, segment, now)
@@ -124,7 +130,11 @@ class Stack:
         return connection.state is state.PARKED and syn.seq != connection.irs
 
     def _syn(self, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float) -> None:
-        """RFC 9293 §3.10.7.2: the stack listens on every address and port."""
+        """RFC 9293 §3.10.7.2: the stack listens on every address and port.
+
+        There is no block in LISTEN, so no connection keeps a port from listening or is touched by another
+        one's SYN (MUST-41, MUST-42).
+        """
         if len(self.connections) >= MAX_FLOWS or self.half_open >= MAX_HALF_OPEN:
             self.count("syn-dropped")
             return
@@ -163,6 +173,10 @@ class Stack:
         self, app: App, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float
     ) -> Connection:
         iss = isn.initial(now, key, self._secret)
+        if self._reopened[0] == key:
+            iss = isn.beyond(iss, self._reopened[1])
+            self._reopened = (b"", 0)
+        # MUST-67, RFC 8200 §8.3
         mss = TUN_MTU - tcp.HEADER - (ip.HEADER_V4 if len(datagram.src) == 4 else ip.HEADER_V6)
         connection = Connection(self, app, key, _template(frame, datagram), iss, mss)
         connection.open_passive(syn)
@@ -177,12 +191,11 @@ class Stack:
             self.count(f"multicast-{datagram.protocol}")
         elif datagram.protocol == ip.UDP:
             self._udp(frame, datagram, now)
-        elif icmp.is_error(frame, datagram):
-            self.count("icmp-error")
+        elif datagram.protocol in (ip.ICMP, ip.ICMPV6):
+            self.internet.receive(frame, datagram, self.connections, now)
         else:
-            kind = "icmp" if datagram.protocol in (ip.ICMP, ip.ICMPV6) else f"protocol-{datagram.protocol}"
-            self.count(kind)
-            self.send_unreachable(frame, Unreachable.PROHIBITED, datagram)
+            self.count(f"protocol-{datagram.protocol}")
+            self.internet.send_unreachable(frame, Unreachable.PROHIBITED, now)
 
     def _udp(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
         packet = udp.parse(frame, datagram)
@@ -190,20 +203,17 @@ class Stack:
             self.port53.datagram(datagram, packet, now)
         else:
             self.count(f"udp-{packet.dst_port}" if packet.dst_port in (123, 443) else "udp")
-            self.send_unreachable(frame, Unreachable.PORT, datagram)
+            self.internet.send_unreachable(frame, Unreachable.PORT, now)
 
     def _from_guest(self, datagram: ip.Datagram) -> bool:
-        """Whether the source is the environment's own address; a forged one is dropped."""
+        """Whether the source is the environment's own address; a forged one is dropped.
+
+        RFC 9293 §3.9.2.3 (MUST-63), RFC 1122 §3.2.1.3 and §4.1.3.6.
+        """
         if datagram.src in addresses.TUN:
             return True
         self.count("source-foreign")
         return False
-
-    def send_unreachable(self, frame: bytes, why: Unreachable, datagram: ip.Datagram | None = None) -> None:
-        """An ICMP error about `frame`, from the gateway."""
-        datagram = datagram or ip.parse(frame)
-        gateway = addresses.gateway_for(datagram.src)
-        self.packets.append((icmp.unreachable(frame, datagram, why, gateway),))
 
     # ---- messages --------------------------------------------------------------------
 
@@ -247,6 +257,9 @@ class Stack:
     def poll_at(self) -> float | None:
         """When `handle_timer` is due."""
         dns = self.port53.poll_at()
+        pieces = self.internet.deadline
+        if pieces != INFINITE:
+            dns = pieces if dns is None else min(dns, pieces)
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] < deadlines[0][2].deadline:
             self._reschedule(heapq.heappop(deadlines)[2])  # put off, or dead: no reason to wake up
@@ -264,6 +277,8 @@ class Stack:
                 timers.expire(connection, now)
             self._reschedule(connection)
         self.port53.handle_timer(now)
+        if self.internet.deadline <= now:
+            self.internet.handle_timer(now)
 
     def _reschedule(self, connection: Connection) -> None:
         """Its entry has left the heap; it needs another if it has a deadline still."""

@@ -22,7 +22,11 @@ _MAX_PIECES = 64  # of one segment's payload: writev(2) takes no more than 1024
 
 
 def flush(c: Connection, now: float) -> None:
-    """Send what this turn has made possible; the connection's one output per turn of the loop."""
+    """Send what this turn has made possible; the connection's one output per turn of the loop.
+
+    At most one ACK for all that the turn has brought: delayed (SHLD-18), but by no timer, and so never
+    for longer than the segments that wait together in the tun's ring (SHLD-19).
+    """
     st = c.state
     if st is state.SYN_RECEIVED:
         if not c.syn_ack_sent:
@@ -59,12 +63,18 @@ def _send_syn(c: Connection, flags: int, now: float) -> None:
         c.link.packets.append((c.template.build(c.iss, 0, flags, window, 0, 0, options),))
     if first:
         c.inflight.append(Sent(c.iss, c.snd_nxt, (), True, now))
+    else:
+        c.inflight[0].retransmitted = True  # RFC 6298 §3: its round trip is ambiguous (MUST-18)
     if c.timer != Timer.RETRANSMIT:
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 
 
 def _send_data(c: Connection, now: float) -> None:
-    """New data as far as the window goes, in super-segments."""
+    """New data as far as the window goes, in super-segments.
+
+    As far as the window that was told last (RFC 7323 §2.4): one that has shrunk below what is in flight
+    gives no room (MUST-34, SHLD-15).
+    """
     while c.unsent:
         usable = c.snd_wnd - ((c.snd_nxt - c.snd_una) & seq.MASK)
         length = min(c.unsent_bytes, usable, MAX_BURST // c.gso_size * c.gso_size)
@@ -80,7 +90,7 @@ def _send_data(c: Connection, now: float) -> None:
                 break
         send_segment(c, length, now)
     if c.unsent and not c.inflight and c.timer != Timer.PERSIST:
-        c.start_timer(Timer.PERSIST, now + c.rto.value)  # §3.8.6.1 (MUST-35..37)
+        c.start_timer(Timer.PERSIST, now + c.rto.value)  # §3.8.6.1 (MUST-35, MUST-36, SHLD-29)
 
 
 def send_segment(c: Connection, length: int, now: float) -> None:
@@ -89,14 +99,14 @@ def send_segment(c: Connection, length: int, now: float) -> None:
     start = c.snd_nxt
     end = c.snd_nxt = (start + length) & seq.MASK
     last = not c.unsent
-    flags = ACK | PSH if last else ACK  # SHLD-28, MUST-60
+    flags = ACK | PSH if last else ACK  # SHLD-28, MUST-61
     fin = last and c.fin_queued
     if fin:
         flags |= FIN
         end = c.snd_nxt = (end + 1) & seq.MASK
         _enter_fin_sent(c)
     c.emit(flags, start, payload, length)
-    c.inflight.append(Sent(start, end, payload, fin, now))
+    c.inflight.append(Sent(start, end, payload, fin, now))  # RFC 6298 §5.1
     if c.timer != Timer.RETRANSMIT:
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 
@@ -164,7 +174,10 @@ def trim(sent: Sent, ack: int) -> None:
 
 
 def retransmit(c: Connection, sent: Sent) -> None:
-    """`sent` again, exactly as it was but for what has been acknowledged."""
+    """`sent` again, exactly as it was but for what has been acknowledged.
+
+    Whole, whatever the window has become since (SHLD-16, MAY-7; RFC 7323 §2.4).
+    """
     sent.retransmitted = True
     if c.state is state.SYN_RECEIVED or c.state is state.SYN_SENT:  # it is the SYN
         c.syn_ack_sent = False
@@ -182,16 +195,25 @@ def retransmit_first(c: Connection) -> None:
 
 
 def duplicate_ack(c: Connection, now: float) -> None:
-    """RFC 5681 §3.2: the third one in a row means that the first segment in flight is lost."""
+    """RFC 5681 §3.2: the third one in a row means that the first segment in flight is lost.
+
+    So does the first or second one where SACK reports enough beyond it (RFC 6675 §5).
+    """
     c.dupacks += 1
-    if c.dupacks == DUPLICATE_ACKS and c.recover is None:
+    if c.recover is None and (c.dupacks == DUPLICATE_ACKS or _is_lost(c)):
         c.recover = c.snd_nxt
         retransmit_first(c)
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 
 
+def _is_lost(c: Connection) -> bool:
+    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived."""
+    arrived = sum((sent.end - sent.start) & seq.MASK for sent in c.inflight if sent.sacked)
+    return not c.inflight[0].sacked and arrived > (DUPLICATE_ACKS - 1) * c.gso_size
+
+
 def partial_ack(c: Connection, ack: int) -> None:
-    """RFC 6582 §3.2: an ACK short of the recovery point uncovers the next loss."""
+    """RFC 6582 §3.2: an ACK short of the recovery point uncovers the next loss (RFC 6675 §5)."""
     assert c.recover is not None
     if seq.le(c.recover, ack):
         c.recover = None
@@ -202,7 +224,10 @@ def partial_ack(c: Connection, ack: int) -> None:
 
 
 def note_sack(c: Connection, blocks: tuple[tuple[int, int], ...]) -> None:
-    """Mark what the guest holds (RFC 2018 §5); renege is covered by the timer, which clears it."""
+    """Update() of RFC 6675 §4: mark what the guest holds (RFC 2018 §5).
+
+    It is kept all the same (RFC 2018 §8): the guest may throw it away, and then the timer clears the mark.
+    """
     for sent in c.inflight:
         if not sent.sacked and any(
             seq.le(left, sent.start) and seq.le(sent.end, right) for left, right in blocks

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +18,6 @@ def _by_the_book(data: bytes) -> int:
     return total
 
 
-@pytest.mark.rfc("1071", "3")
 def test_the_example_of_the_rfc():
     data = bytes((0x00, 0x01, 0xF2, 0x03, 0xF4, 0xF5, 0xF6, 0xF7))
     assert checksum.total(data) == 0xDDF2
