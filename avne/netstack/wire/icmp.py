@@ -9,6 +9,8 @@ from typing import Final
 
 from avne.netstack.wire import checksum, ip, vnet
 
+HEADER: Final = 8
+
 _HEADER: Final = Struct(">BBHI")
 _V4_TYPE: Final = 3
 _V6_TYPE: Final = 1
