@@ -20,7 +20,7 @@ from avne import __version__
 from avne.errors import Malformed
 from avne.limits import CAPTURE_BUFFER, CAPTURE_SNAPLEN
 from avne.netstack import addresses
-from avne.netstack.wire import ip, offload, pcapng, vnet
+from avne.netstack.wire import icmp, ip, offload, pcapng, vnet
 
 
 class File(Protocol):
@@ -74,7 +74,7 @@ class Capture:
 
     def flush(self) -> int | None:
         """Write what there is.  Gives the errno with which the capture has ended, once."""
-        self._remarks.clear()  # what was said is in this turn's packets, or nobody is told
+        self._remarks.clear()  # no packet has carried them: the answer was silence
         self._write()
         failed, self._untold = self._untold, None
         return failed
@@ -146,7 +146,7 @@ def _key(frame: bytearray) -> bytes:
         if datagram.protocol not in (ip.ICMP, ip.ICMPV6):
             ports = packet[datagram.payload : datagram.payload + 4]
             return datagram.dst + datagram.src + ports[2:] + ports[:2]
-        quoted = vnet.PLAIN + packet[datagram.payload + 8 : datagram.end]
+        quoted = vnet.PLAIN + packet[datagram.payload + icmp.HEADER : datagram.end]
         inner = ip.parse(quoted)
         return inner.src + inner.dst + quoted[inner.payload : inner.payload + 4]
     except Malformed:

@@ -277,10 +277,11 @@ def test_frames_with_a_length_are_not_split(frame):
     assert part == frame
 
 
-@pytest.mark.parametrize("offset", [0, 4, 15])
-def test_a_length_of_zero_before_nonsense_is_no_segment(offset):
+@pytest.mark.parametrize(("at", "value"), [(42, 0x00), (42, 0x40), (42, 0xF0), (19, ip.UDP)])
+def test_a_length_of_zero_before_nonsense_is_no_segment(at, value):
+    """A data offset that cannot be, or another protocol."""
     frame = bytearray(big(*V4, b"x" * 10, 0))
-    frame[10 + 20 + 12] = offset << 4
+    frame[at] = value
     assert offload.split(bytearray(frame)) == [frame]
 
 
