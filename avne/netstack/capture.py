@@ -22,6 +22,8 @@ from avne.limits import CAPTURE_BUFFER, CAPTURE_SNAPLEN
 from avne.netstack import addresses
 from avne.netstack.wire import icmp, ip, offload, pcapng, vnet
 
+Piece = bytes | bytearray | memoryview
+
 
 class File(Protocol):
     """As `io.FileIO`: one system call for each, OSError if it fails."""
@@ -57,11 +59,11 @@ class Capture:
         self._untold: int | None = None  # the errno that ended it, until somebody has asked
         self._buffer += pcapng.section(f"avne {__version__}") + pcapng.interface(interface, snaplen)
 
-    def guest_sent(self, pieces: Sequence[bytes | memoryview], now: float) -> None:
+    def guest_sent(self, pieces: Sequence[Piece], now: float) -> None:
         """A frame that was read from the tun, in `pieces`, its vnet header included."""
         self._frame(pieces, pcapng.OUTBOUND, now)
 
-    def guest_receives(self, pieces: Sequence[bytes | memoryview], now: float) -> None:
+    def guest_receives(self, pieces: Sequence[Piece], now: float) -> None:
         """A frame that was written to the tun."""
         self._frame(pieces, pcapng.INBOUND, now)
 
@@ -79,7 +81,7 @@ class Capture:
         failed, self._untold = self._untold, None
         return failed
 
-    def _frame(self, pieces: Sequence[bytes | memoryview], direction: int, now: float) -> None:
+    def _frame(self, pieces: Sequence[Piece], direction: int, now: float) -> None:
         if self._ended:
             self._counters["capture-lost"] += 1
             return
