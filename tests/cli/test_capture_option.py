@@ -7,8 +7,8 @@ import os
 import re
 import resource
 import socket
-import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,17 +87,13 @@ def test_an_old_file_is_overwritten_and_keeps_its_mode(run, tmp_path):
     assert file.stat().st_mode & 0o777 == 0o640
 
 
-def serve(listener, data):
-    with listener.accept()[0] as sock:
-        sock.sendall(data)
-
-
 def test_a_file_that_is_watched_grows_while_the_program_runs(start, tmp_path):
     """No packet waits for a later one before it is written."""
     file = tmp_path / "capture"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         words = ("/usr/bin/python3", "-c", ASK, str(listener.getsockname()[1]))
         process = start(*words, options=["--capture", str(file)])
+        listener.settimeout(20)
         sock = listener.accept()[0]
         for number in range(3):
             line = b"question %d" % number
@@ -113,22 +109,29 @@ def test_a_file_that_is_watched_grows_while_the_program_runs(start, tmp_path):
     assert process.wait(20) == 0
 
 
-def test_a_disk_that_gets_full_ends_the_capture_and_not_the_program(run, tmp_path):
-    """A limit on the size of files stands in for it: the same error from the same call."""
+def test_a_disk_that_gets_full_ends_the_capture_and_not_the_program(start, tmp_path):
+    """A limit on the size of the netstack's files stands in for it: an error of the same call."""
     limit, size = 300_000, 2_000_000
     file = tmp_path / "capture"
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = threading.Thread(target=serve, args=(listener, bytes(size)))
-        server.start()
-        done = run(
-            "/usr/bin/python3", "-c", FETCH, str(listener.getsockname()[1]),
-            options=["--capture", str(file)],
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        )  # fmt: skip
-        server.join()
-    assert (done.returncode, done.stdout) == (0, f"{size}\n")
-    assert done.stderr == "avne: the capture ends here (File too large); the program goes on\n"
+        listener.settimeout(20)
+        words = ("/usr/bin/python3", "-c", FETCH, str(listener.getsockname()[1]))
+        process = start(*words, options=["--capture", str(file)])
+        with listener.accept()[0] as sock:
+            resource.prlimit(netstack(process.pid), resource.RLIMIT_FSIZE, (limit, limit))
+            sock.sendall(bytes(size))
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (0, f"{size}\n")
+    assert errors == "avne: the capture ends here (File too large); the program goes on\n"
     assert 0 < file.stat().st_size <= limit
     assert pcapng.read(file.read_bytes()).packets
     (log,) = (tmp_path / "state/avne").iterdir()
     assert re.search(r"capture-lost\D+[1-9]", log.read_text())
+
+
+def netstack(supervisor):
+    """The pid of a run's `avne [net]`."""
+    for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+        if "netstack.process" in Path(f"/proc/{pid}/cmdline").read_text():
+            return int(pid)
+    raise AssertionError("no netstack")
