@@ -52,6 +52,10 @@ DNS_CACHE_BYTES = 4096  # records of one answer; larger ones are not kept
 DNS_NAMES = 100_000  # mapped names
 DNS_NAME_GRACE = 3600  # a mapped address keeps its name so long after its TTL: programs cache too
 
+# Capture.
+CAPTURE_SNAPLEN = 262144  # bytes of a packet, as tcpdump has it: more than any packet has
+CAPTURE_BUFFER = 1 << 20  # bytes that wait before they are written in the middle of a turn
+
 # Log.
 LOG_BYTES = 1 << 20  # one session's log; the older half goes first
 LOG_FILES = 20  # sessions whose logs are kept

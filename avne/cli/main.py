@@ -169,6 +169,8 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     setting("tor.torrc", "FILE")
     parser.add_argument("--log-names", dest="log_names", action="store_const", const="true",
                         help="log the names and addresses of hosts")  # fmt: skip
+    parser.add_argument("--capture", metavar="FILE",
+                        help="write every packet to FILE, for Wireshark (pcapng)")  # fmt: skip
     parser.add_argument("-v", "--verbose", action="count",
                         help="a line for each phase; twice: the log as well")  # fmt: skip
     parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
@@ -184,7 +186,7 @@ def _run(options: argparse.Namespace) -> int:
     flags = {name: getattr(options, name) for name in KEYS}
     if options.verbose is not None:
         flags["verbose"] = min(options.verbose, 2)
-    return run(program, flags, options.quiet)
+    return run(program, flags, options.quiet, options.capture)
 
 
 def _json_option(parser: argparse.ArgumentParser) -> None:

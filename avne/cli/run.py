@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from avne.cli.capture import open_capture
 from avne.cli.children import settle_descriptors
 from avne.cli.console import Console
 from avne.cli.job import Job
@@ -21,8 +22,10 @@ from avne.privileged import launch
 from avne.upstream.spec import UpstreamSpec, parse
 
 
-def run(program: list[str], flags: Mapping[str, Any], quiet: bool) -> int:
+def run(program: list[str], flags: Mapping[str, Any], quiet: bool, capture: str | None = None) -> int:
     """Run `program`, the user's shell if it is empty; gives its exit code, or dies of its signal.
+
+    `capture`: the file that everything on the tun is written to.
 
     Raises `AvneError` for everything that keeps it from running.
     """
@@ -32,6 +35,7 @@ def run(program: list[str], flags: Mapping[str, Any], quiet: bool) -> int:
     console = Console(quiet, config["verbose"])
     warn_of_environment(os.environ, console)
     helpers = launch.candidates(config["helper"])
+    capture_fd = open_capture(capture) if capture is not None else -1
     try:
         with _upstream(config, console) as upstream, _session(config, console) as (session, log):
             listener = _listen(session)
@@ -42,6 +46,7 @@ def run(program: list[str], flags: Mapping[str, Any], quiet: bool) -> int:
                 helpers=helpers,
                 netstack=_netstack_config(session, config),
                 listener=listener,
+                capture=capture_fd,
                 upstream=upstream,
                 workers=config["workers"],
             )
@@ -128,6 +133,7 @@ def _listen(session: Session) -> int:
 def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
     resolver = config["resolver"]
     return {
+        "session": session.id,
         "endpoint": f"ipc://{session.socket('net.ipc')}",
         "resolver": None if resolver == "none" else split_resolver(resolver),
         "workers": config["workers"],

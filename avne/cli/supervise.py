@@ -86,7 +86,8 @@ class Supervisor:
         self._note("start", avne=__version__, upstream=job.upstream.redacted(), workers=job.workers)
         self._loop.after(START_BOUND, "start", self._start_too_slow)
         self._netstack = Part("the network process", "net", NETSTACK)  # first: it takes longest
-        self._netstack.control.send("config", job.netstack, fds=(job.listener,))
+        fds = (job.listener,) if job.capture < 0 else (job.listener, job.capture)
+        self._netstack.control.send("config", job.netstack, fds=fds)
         os.close(job.listener)
         self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
         for slot in self._restarts:
@@ -205,6 +206,8 @@ class Supervisor:
                 self._go_when_ready()
             case ["owing", count]:
                 self._owing = count
+            case ["capture-ended", errno]:
+                self._console.notice(f"the capture ends here ({os.strerror(errno)}); the program goes on")
             case ["drained", counters]:
                 self._log.event("info", "net", "counters", counters)
                 self._console.phase("everything has been handed on")

@@ -4,9 +4,10 @@
 Each message is ``[verb, argument …]``; a packet is a message, so a half message cannot be.
 The verbs::
 
-    supervisor → netstack   config {…} · tun (+ fd) · lane IDENTITY (+ fd) · gone IDENTITY · drain
+    supervisor → netstack   config {…} (+ listening ipc socket, + capture's file) · tun (+ fd)
+                            lane IDENTITY (+ fd) · gone IDENTITY · drain
     netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters}
-                            log LEVEL EVENT {…}
+                            capture-ended ERRNO · log LEVEL EVENT {…}
     supervisor → worker     config {…} (+ the lane's fd)
     worker → supervisor     ready · failed PROBLEM CURE · log LEVEL EVENT {…}
 

@@ -160,12 +160,14 @@ class Flow:
     # ---- what the worker says ------------------------------------------------------
 
     def opened(self, credit: int, now: float) -> None:
+        self._remark("opened")
         self._unpark()
         self.connection.accept(credit)
 
     def refused(self, kind: str, code: int, now: float) -> None:
         what = verdict(kind, code)
         self.stack.count(f"refused-{code:#04x}")
+        self._remark(f"refused by {kind}, code {code:#04x}: {what.value}")
         self.answer(what, now)
 
     def answer(self, what: Verdict, now: float) -> None:
@@ -191,8 +193,16 @@ class Flow:
         self.connection.shutdown()
 
     def reset(self, code: int, now: float) -> None:
+        self._remark(f"reset, code {code:#04x}")
         self.stack.count(f"reset-{code:#04x}")
         self.connection.abort(now)
+
+    def _remark(self, said: str) -> None:
+        """For the capture, if there is one: what the upstream has said."""
+        if self.stack.capture is not None and self.lease is not None:
+            worker = self.lease.worker.identity.decode()
+            text = f"flow {self.lease.flow} at {worker}: {said}"
+            self.stack.capture.remark(self.connection.key, text)
 
     # ---- the end of the environment ----------------------------------------------
 

@@ -27,6 +27,7 @@ from avne.ipc.messages import Code, Sender
 from avne.ipc.slab import Slab
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
 from avne.netstack import addresses
+from avne.netstack.capture import Capture
 from avne.netstack.flows import Flow
 from avne.netstack.internet import Internet
 from avne.netstack.port53 import Port53
@@ -51,6 +52,7 @@ class Stack:
         self.logs: deque[LogEvent] = deque()
         self.counters: Counter[str] = Counter()
         self.internet = Internet(self.packets, self.counters)
+        self.capture: Capture | None = None  # who wants to hear what the upstream says of a flow
         self.upstreams = Upstreams()
         self.connections: dict[bytes, Connection] = {}
         self.half_open = 0

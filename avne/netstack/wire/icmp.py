@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 
 from avne.netstack.wire import checksum, ip, vnet
 
+HEADER: Final = 8
+
 _HEADER: Final = Struct(">BBHI")
 _V4_UNREACHABLE, _V6_UNREACHABLE = 3, 1
 _V4_QUOTE: Final = 548  # RFC 1812 §4.3.2.3: the error SHOULD NOT exceed 576 bytes

@@ -36,6 +36,13 @@ def test_any_data_sums_as_by_the_book(data):
     assert checksum.total(memoryview(data)) == _by_the_book(data)
 
 
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 1026, 2047, 2048, 2049, 65_515])
+def test_large_data_sums_as_by_the_book(size):
+    for data in (bytes(size), b"\xff" * size, bytes(i * i % 251 for i in range(size))):
+        assert checksum.total(data) == _by_the_book(data)
+        assert checksum.total(memoryview(data)) == _by_the_book(data)
+
+
 @given(st.binary(max_size=300).filter(lambda data: len(data) % 2 == 0))
 def test_data_with_its_checksum_sums_to_all_ones(data):
     whole = data + checksum.checksum(data).to_bytes(2, "big")
