@@ -56,6 +56,9 @@ class Kind(Enum):
     OTHER = "icmp-other"
 
 
+ERRORS: Final = frozenset((Kind.SOFT, Kind.HARD, Kind.QUENCH))  # those that quote a packet
+
+
 class Quoted(NamedTuple):
     """The segment of ours that an error is about, as far as 8 bytes of it go."""
 

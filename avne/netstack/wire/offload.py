@@ -52,7 +52,7 @@ def _complete_quote(frame: bytearray) -> None:
     packet = bytes(frame)
     try:
         error = ip.parse(packet)
-        if not icmp.is_error(packet, error):
+        if icmp.kind(packet, error) not in icmp.ERRORS:
             return
         quote = vnet.PLAIN + packet[error.payload + icmp.HEADER : error.end]
         quoted = ip.parse(quote)
