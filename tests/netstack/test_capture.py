@@ -179,7 +179,7 @@ def test_checksums_in_the_quotes_of_icmp_errors_are_completed(src, dst, protocol
         frame = tcp.HeaderTemplate(src, 80, dst, 99).build(7, 8, tcp.SYN, 9, size, 0) + b"x" * size
     else:
         frame = udp.build(src, 5000, dst, 443, b"x" * size)
-    error = icmp.unreachable(frame, ip.parse(frame), icmp.Unreachable.PORT, dst)
+    error = icmp.error(frame, ip.parse(frame), icmp.Unreachable.PORT.error(len(src) == 4), 0, dst)
     taken = Taken()
     taken.capture.guest_receives((error,), 0.0)
     (packet,) = taken.read().packets
@@ -195,7 +195,7 @@ def test_checksums_in_the_quotes_of_icmp_errors_are_completed(src, dst, protocol
 def test_a_complete_checksum_in_a_quote_stays_as_it_is():
     for damage in (0, 0x0101):
         frame = transport(ip.TCP, bytes(12) + b"\x50" + bytes(7), 16, damage=damage)
-        error = icmp.unreachable(frame, ip.parse(frame), icmp.Unreachable.PORT, V4[1])
+        error = icmp.error(frame, ip.parse(frame), icmp.Unreachable.PORT.error(True), 0, V4[1])
         whole = bytearray(error)
         offload.complete(whole)
         assert whole == error
