@@ -19,9 +19,10 @@ HALF_CLOSED_MAX = 512
 
 # Credit: the bytes that one side of the wire may send and the other must be able to hold.
 # The receive window a guest sees is the credit its flow has left.
-CREDIT_MAX = 1 << 20  # per flow and direction, while few flows are open
-CREDIT_MIN = 16 << 10  # per flow and direction, however many are open
-CREDIT_TOTAL = 32 << 20  # what all flows of a direction share before CREDIT_MIN bites: more only queues
+CREDIT_MIN = 16 << 10  # per flow and direction, at first and however many are open
+CREDIT_MAX = 1 << 20  # per flow and direction; ipc/credit.py says when
+CREDIT_TOTAL = 32 << 20  # of all busy flows of a direction: more would only queue
+CREDIT_PROMISED = 256 << 20  # of all flows of a direction, before CREDIT_MIN is all that one gets
 
 # The wire between processes.
 MAX_HEADER = 2048  # an encoded message header

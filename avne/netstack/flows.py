@@ -107,7 +107,7 @@ class Flow:
 
     def acked(self, count: int, now: float) -> None:
         if self.lease is not None:
-            self.lease.consumed(count)
+            self.lease.consumed(count, now)
 
     def closed(self, reset: bool, now: float) -> None:
         if self.lease is not None:

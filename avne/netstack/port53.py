@@ -135,7 +135,7 @@ class ServerStream:
 
     def data(self, payload: Payload, now: float) -> None:
         if self.lease is not None:
-            self.lease.consumed(len(payload))
+            self.lease.consumed(len(payload), now)
         self._port53.resolver.stream_data(self._number, bytes(payload), now)
 
     def credit(self, count: int, now: float) -> None:
