@@ -200,9 +200,9 @@ class Connection:
 
     def abort(self, now: float) -> None:
         """RST to the guest, which forgets everything queued (RFC 9293 §3.10.5)."""
-        if self.state is state.PARKED or self.state is state.SYN_SENT:
+        if self.state is state.PARKED:
             self.emit_rst(0, self.rcv_nxt)  # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
-        elif self.state not in (state.CLOSED, state.TIME_WAIT):
+        elif self.state not in (state.CLOSED, state.SYN_SENT, state.TIME_WAIT):
             self.emit_rst(self.snd_nxt, self.rcv_nxt)
         self.close(True, now)
 
