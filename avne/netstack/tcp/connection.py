@@ -88,7 +88,7 @@ class Link(Protocol):
 class Sent:
     """A segment in flight: [start, end) of sequence space, kept until it is acknowledged."""
 
-    __slots__ = ("at", "end", "fin", "payload", "retransmitted", "sacked", "start")
+    __slots__ = ("at", "end", "fin", "payload", "retransmitted", "sacked", "start", "timed")
 
     def __init__(self, start: int, end: int, payload: Packet, fin: bool, at: float) -> None:
         self.start = start
@@ -97,6 +97,7 @@ class Sent:
         self.fin = fin
         self.at = at  # when it was first sent
         self.retransmitted = False
+        self.timed = False  # SACK has told its round trip
         self.sacked = False
 
 

@@ -197,19 +197,22 @@ def retransmit_first(c: Connection) -> None:
 def duplicate_ack(c: Connection, now: float) -> None:
     """RFC 5681 §3.2: the third one in a row means that the first segment in flight is lost.
 
-    So does the first or second one where SACK reports enough beyond it (RFC 6675 §5).
+    So does an earlier one where SACK reports enough beyond it (RFC 6675 §5), or that nothing else is
+    missing: no third may come (RFC 5827 §3.1).
     """
     c.dupacks += 1
-    if c.recover is None and (c.dupacks == DUPLICATE_ACKS or _is_lost(c)):
+    if c.recover is None and (c.dupacks >= DUPLICATE_ACKS or _is_lost(c)):
         c.recover = c.snd_nxt
         retransmit_first(c)
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 
 
 def _is_lost(c: Connection) -> bool:
-    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived."""
-    arrived = sum((sent.end - sent.start) & seq.MASK for sent in c.inflight if sent.sacked)
-    return not c.inflight[0].sacked and arrived > (DUPLICATE_ACKS - 1) * c.gso_size
+    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived; or all (RFC 5827)."""
+    first, *rest = c.inflight
+    arrived = sum((sent.end - sent.start) & seq.MASK for sent in rest if sent.sacked)
+    everything = bool(rest) and all(sent.sacked for sent in rest)
+    return not first.sacked and (everything or arrived > (DUPLICATE_ACKS - 1) * c.gso_size)
 
 
 def partial_ack(c: Connection, ack: int) -> None:
@@ -223,13 +226,20 @@ def partial_ack(c: Connection, ack: int) -> None:
         retransmit_first(c)
 
 
-def note_sack(c: Connection, blocks: tuple[tuple[int, int], ...]) -> None:
+def note_sack(c: Connection, blocks: tuple[tuple[int, int], ...], now: float) -> None:
     """Update() of RFC 6675 §4: mark what the guest holds (RFC 2018 §5).
 
     It is kept all the same (RFC 2018 §8): the guest may throw it away, and then the timer clears the mark.
+    It tells the round trip, too: behind a loss nothing else does, and the RTO stays backed off.
     """
+    sample: float | None = None
     for sent in c.inflight:
         if not sent.sacked and any(
             seq.le(left, sent.start) and seq.le(sent.end, right) for left, right in blocks
         ):
             sent.sacked = True
+            if not (sent.retransmitted or sent.timed):
+                sent.timed = True
+                sample = sent.at
+    if sample is not None:
+        c.rto.sample(now - sample)
