@@ -35,7 +35,7 @@ from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Payload, Upstreams
 from avne.netstack.verdict import Verdict
-from avne.netstack.wire import ip, split, tcp, udp
+from avne.netstack.wire import icmp, ip, split, tcp, udp
 from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
@@ -153,7 +153,8 @@ class Stack:
         self, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float
     ) -> None:
         mapped = datagram.dst if addresses.is_mapped(datagram.dst) else None
-        flow = Flow(self, frame[: datagram.end], mapped)
+        # No more of it than an ICMP error quotes: it may carry 64 KiB.
+        flow = Flow(self, frame[: datagram.start + icmp.QUOTED], mapped)
         self.half_open += 1
         flow.connection = self._connection(flow, frame, datagram, syn, key, now)
         if mapped is not None:

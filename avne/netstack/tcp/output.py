@@ -208,7 +208,7 @@ def duplicate_ack(c: Connection, now: float) -> None:
 
 
 def _is_lost(c: Connection) -> bool:
-    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived; or all (RFC 5827)."""
+    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived, or all that are."""
     first, *rest = c.inflight
     arrived = sum((sent.end - sent.start) & seq.MASK for sent in rest if sent.sacked)
     everything = bool(rest) and all(sent.sacked for sent in rest)
