@@ -18,6 +18,8 @@ DUPLICATE_ACKS = 3  # RFC 5681 §3.2
 # A window update is sent when the window has opened by this much: RFC 9293 §3.8.6.2.2 asks for
 # the lesser of half the buffer and one segment; our segments are 64 KiB.
 _WINDOW_STEP = 64 << 10
+# A segment in flight costs 500 bytes, whatever is in it: while so many are, more waits and is gathered.
+MAX_IN_FLIGHT = 64
 _MAX_PIECES = 64  # of one segment's payload: writev(2) takes no more than 1024
 
 
@@ -75,7 +77,7 @@ def _send_data(c: Connection, now: float) -> None:
     As far as the window that was told last (RFC 7323 §2.4): one that has shrunk below what is in flight
     gives no room (MUST-34, SHLD-15).
     """
-    while c.unsent:
+    while c.unsent and len(c.inflight) < MAX_IN_FLIGHT:
         usable = c.snd_wnd - ((c.snd_nxt - c.snd_una) & seq.MASK)
         length = min(c.unsent_bytes, usable, MAX_BURST // c.gso_size * c.gso_size)
         if length <= 0:
