@@ -40,6 +40,7 @@ from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
 CHALLENGES_PER_SECOND = 100  # RFC 5961 §7
+_IDLE_DEADLINES = 1024  # that may be left in the heap beyond two for each connection
 
 LogEvent = tuple[str, str, dict[str, Any]]  # level, event, fields
 
@@ -313,6 +314,17 @@ class Stack:
             connection.scheduled = connection.deadline
             self._serial += 1
             heapq.heappush(self._deadlines, (connection.deadline, self._serial, connection))
+            if len(self._deadlines) > 2 * len(self.connections) + _IDLE_DEADLINES:
+                self._forget_old_deadlines()
+
+    def _forget_old_deadlines(self) -> None:
+        """Those of the dead, and those that others came before, would stay until their time: up to 135 s."""
+        latest = {entry[2]: entry for entry in self._deadlines if entry[0] == entry[2].scheduled}
+        for connection in [c for c in latest if c.deadline == INFINITE]:
+            connection.scheduled = INFINITE
+            del latest[connection]
+        self._deadlines[:] = latest.values()
+        heapq.heapify(self._deadlines)
 
     def challenge(self, now: float) -> bool:
         second = int(now)
