@@ -205,6 +205,8 @@ def _check_ack(c: Connection, seg: Segment, now: float) -> bool:
             c.backoffs = 0  # the window has closed over it, but the guest is there (MUST-37, SHLD-17)
         if wnd:
             output.duplicate_ack(c, now)
+    elif not c.inflight:
+        c.probes = 0  # the window is closed, but the guest is there (MUST-37)
     # "The send window should be updated": only from a segment that is newer than the last one used.
     if seq.lt(c.snd_wl1, seg.seq) or (c.snd_wl1 == seg.seq and seq.le(c.snd_wl2, ack)):
         reopened = not c.snd_wnd and wnd

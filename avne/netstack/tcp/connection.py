@@ -116,7 +116,8 @@ class Connection:
     __slots__ = (
         "ack_now", "app", "backoffs", "deadline", "dupacks", "fin_queued", "fin_received", "fin_sent",
         "gso_size", "inflight", "irs", "iss", "key", "link", "max_snd_wnd", "mss_advertised",
-        "passive", "rcv_adv", "rcv_edge", "rcv_nxt", "rcv_wscale", "reassembly", "recover", "rto", "sack_ok",
+        "passive", "probes", "rcv_adv", "rcv_edge", "rcv_nxt", "rcv_wscale", "reassembly", "recover", "rto",
+        "sack_ok",
         "scheduled",
         "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "syn_ack_sent",
         "template", "timer", "unsent", "unsent_bytes",
@@ -147,6 +148,7 @@ class Connection:
         self.rto = RetransmissionTimeout()
         self.recover: int | None = None  # in loss recovery until snd_una reaches it
         self.dupacks = self.backoffs = 0
+        self.probes = 0  # of a zero window, since the guest was last heard
         self.timer = Timer.NONE
         self.deadline = INFINITE
         self.scheduled = INFINITE  # the link's earliest note of a deadline of ours
