@@ -54,6 +54,7 @@ class AgainstAModel(RuleBasedStateMachine):
         self.heard: list[tuple[int, int]] = []  # [start, end) of what the guest has received of us
         self.limit = 65_535  # the right edge of the guest's window, of all that it has said
         self.wnd = 65_535
+        self.deaf = 0  # how many of our segments do not arrive
         self.delivered = 0
         self.finished = self.over = False
         play.recv_all(Seg("S", 0, None, self.wnd))
@@ -103,12 +104,16 @@ class AgainstAModel(RuleBasedStateMachine):
         start = max(1, self.fin_at - back)
         self.guest("FA", start, STREAM[start - 1 : self.fin_at - 1])
 
-    @rule(part=st.sampled_from([0.0, 0.5, 1.0, 1.0]), wnd=st.sampled_from([0, 1, 700, 65_535, 65_535]))
+    @rule(part=st.sampled_from([0.0, 0.5, 1.0, 1.0]), wnd=st.sampled_from([0, 1, 2890, 65_535, 65_535]))
     def acknowledges(self, part, wnd):
         reached = self.received_of_us()
         self.acked += int((reached - self.acked) * part)
         self.wnd = wnd >> (self.play.c.snd_wscale or 0) << (self.play.c.snd_wscale or 0)
         self.guest("A", self.snd_nxt())
+
+    @rule(count=st.integers(1, 3))
+    def loses_what_we_send(self, count):
+        self.deaf = count
 
     @rule()
     def forgets_what_came_ahead(self):
@@ -153,6 +158,8 @@ class AgainstAModel(RuleBasedStateMachine):
         self.granted += count
         self.play.grant(count)
         self.look()
+        if self.play.c.state in state.RECEIVING and self.granted - self.delivered >= 256:
+            assert self.edge > 1 + self.delivered, "the window stays closed"
 
     @rule(seconds=st.sampled_from([0.001, 0.1, 0.3, 2.0, 30.0]))
     def time_passes(self, seconds):
@@ -211,7 +218,10 @@ class AgainstAModel(RuleBasedStateMachine):
             assert self.shut
             assert end == self.written + 1, "the end comes after all data"
         self.ours = max(self.ours, end + fin)
-        self.heard.append((start, end + fin))
+        if self.deaf:
+            self.deaf -= 1
+        else:
+            self.heard.append((start, end + fin))
 
     def heeds(self, event) -> None:
         assert not self.over, "nothing more after a reset"
@@ -241,7 +251,7 @@ class AgainstAModel(RuleBasedStateMachine):
         """A guest that does what it should gets everything."""
         if not hasattr(self, "play") or self.over:
             return
-        self.wnd = 65_535
+        self.wnd, self.deaf = 65_535, 0
         for _ in range(60):
             self.acked = max(self.acked, self.received_of_us())
             self.guest("A", self.snd_nxt())
