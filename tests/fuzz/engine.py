@@ -41,6 +41,7 @@ WEIGHTS = {
 CORPUS = Path(__file__).parent / "corpus"
 LONGEST = 600  # bytes of an input
 SLOWEST = 5.0  # seconds that one may take: more is a hang
+_ENOUGH = 3  # findings: most likely they are one
 _POOL = 4000  # inputs that are mutated further
 
 
@@ -97,8 +98,11 @@ def run(harness: str, inputs: int, seed: int) -> Run:
     for n in range(kept + inputs):
         data = pool[n] if n < kept else mutate(rng, pool)
         features, error = examine(harness, data)
-        if error and len(findings) < 20:
+        if error:
             findings.append(Finding(harness, data, error))
+            if len(findings) == _ENOUGH:
+                inputs = n + 1 - kept
+                break
         for feature in features:
             seen.setdefault(feature, data)
         shape = frozenset(features)

@@ -462,21 +462,21 @@ FLOODS: dict[str, Callable[[Net, Socket, int], bytes]] = {
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("server", FAMILIES, ids=["v4", "v6"])
 def test_other_floods(flood, server):
-    """3,000 segments: one answer each at most, nothing kept, and the flow beside goes on."""
+    """1,500 segments: one answer each at most, nothing kept, and the flow beside goes on."""
     net = Net("tor")
     beside = Beside(net)
     socket, flow = connected(net, server)
     net.say(messages.DATA, flow, payload=b"abc")
     socket.inbox.clear()
     with memory_within(1):
-        for n in range(3_000):
+        for n in range(1_500):
             net.frame(FLOODS[flood](net, socket, n))
             if n % 100 == 0:
                 assert len(socket.inbox) + len(net.stray) <= 101
                 socket.inbox.clear()
                 net.stray.clear()
                 net.now += 0.001
-            if n % 1000 == 0:
+            if n % 500 == 0:
                 beside.goes_on()
         socket.inbox.clear()
         net.stray.clear()
