@@ -40,6 +40,7 @@ from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
 CHALLENGES_PER_SECOND = 100  # RFC 5961 §7
+_OPENING = tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN  # the first alone opens a connection
 _IDLE_DEADLINES = 1024  # that may be left in the heap beyond two for each connection
 
 LogEvent = tuple[str, str, dict[str, Any]]  # level, event, fields
@@ -106,7 +107,7 @@ class Stack:
         key = datagram.src + datagram.dst + frame[datagram.payload : datagram.payload + 4]
         connection = self.connections.get(key)
         if connection is not None:
-            if segment.flags & tcp.SYN and self._replaces(connection, segment):
+            if segment.flags & _OPENING == tcp.SYN and self._replaces(connection, segment):
                 self._reopened = (key, connection.snd_nxt)
                 connection.close(True, now)
             else:
@@ -116,7 +117,7 @@ class Stack:
             return
         if addresses.is_multicast(datagram.dst):
             self.count("tcp-multicast")  # RFC 9293 §3.9.2.3: silently discarded (MUST-57)
-        elif segment.flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN:
+        elif segment.flags & _OPENING == tcp.SYN:
             self._syn(frame, datagram, segment, key, now)
         elif reset := arrives.answer_unknown(_template(frame, datagram), segment):
             self.packets.append((reset,))

@@ -79,7 +79,6 @@ def resident() -> float:
 # ---- floods --------------------------------------------------------------------------------------
 
 
-@pytest.mark.rfc("4987", "3")
 def test_a_million_half_open_flows():
     """1,000,000 SYNs, no two alike; 4,096 wait for their upstream, the others are dropped."""
     net = Net("tor")
@@ -328,6 +327,21 @@ def test_acks_of_unsent_data():
     beside.goes_on()
     net.wait(0.3)
     assert b"abc" in [bytes(s.payload) for s in socket.segments()], "it is still unacknowledged"
+
+
+@pytest.mark.parametrize("extra", [tcp.RST, tcp.ACK, tcp.FIN])
+def test_only_a_syn_alone_takes_a_connections_place(extra):
+    """Any other with the SYN flag is a segment of the old connection (RFC 9293 §3.10.7.4)."""
+    net = Net("tor")
+    socket, _ = parked(net)
+    net.frame(socket.raw(tcp.SYN | extra, socket.isn + 5000))
+    assert the_connection(net).state is state.PARKED
+    assert not net.told()
+    net, socket = _in_state(state.TIME_WAIT)
+    net.told()
+    net.frame(socket.raw(tcp.SYN | extra, socket.snd_nxt + 5000, socket.rcv_nxt))
+    assert the_connection(net).state is state.TIME_WAIT
+    assert not net.told()
 
 
 # ---- segments at every state, packets of every length ---------------------------------------------
