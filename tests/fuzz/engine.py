@@ -101,7 +101,7 @@ def run(harness: str, inputs: int, seed: int) -> Run:
         if error:
             findings.append(Finding(harness, data, error))
             if len(findings) == _ENOUGH:
-                inputs = n + 1 - kept
+                inputs = max(0, n + 1 - kept)
                 break
         for feature in features:
             seen.setdefault(feature, data)

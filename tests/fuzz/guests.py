@@ -27,8 +27,11 @@ def frames(data: bytes) -> set[str]:
     for _ in range(24):
         if not c.more:
             break
-        world.receive(_frame(c))
+        frame = _frame(c)
+        for piece in _pieces(c, frame) if c.byte() < 40 else [frame]:
+            world.receive(piece)
         world.turn()
+        world.check()
     world.wait(c.byte() / 16)
     return world.end()
 
@@ -53,6 +56,47 @@ def _frame(c: Choices) -> bytes:
         frame[20:22] = b"\0\0"
         frame[20:22] = checksum.checksum(bytes(frame[10 : 10 + header])).to_bytes(2, "big")
     return bytes(frame)
+
+
+def _pieces(c: Choices, frame: bytes) -> list[bytes]:
+    """`frame` as fragments (RFC 791 §3.2, RFC 8200 §4.5), in an order and of a number that the input says."""
+    start = vnet.SIZE
+    if len(frame) < start + 40:
+        return [frame]
+    v4 = frame[start] >> 4 == 4
+    header = start + ((frame[start] & 15) * 4 if v4 else 40)
+    text = frame[header:]
+    size = 8 * (1 + c.byte() % 9)
+    pieces = []
+    for at in range(0, len(text) or 1, size):
+        field = (at >> 3 if v4 else at) | ((0x2000 if v4 else 1) if at + size < len(text) else 0)
+        part = text[at : at + size]
+        if v4:
+            front = frame[start:header]
+            front = (
+                front[:2]
+                + (len(front) + len(part)).to_bytes(2, "big")
+                + front[4:6]
+                + field.to_bytes(2, "big")
+            )
+            front += frame[start + 8 : start + 10] + b"\0\0" + frame[start + 12 : header]
+            front = front[:10] + checksum.checksum(front).to_bytes(2, "big") + front[12:]
+        else:
+            front = (
+                frame[start : start + 4]
+                + (8 + len(part)).to_bytes(2, "big")
+                + b"\x2c"
+                + frame[start + 7 : header]
+            )
+            front += bytes((frame[start + 6], 0)) + field.to_bytes(2, "big") + b"id.."
+        pieces.append(frame[:start] + front + part)
+    for _ in range(c.byte() % 4):
+        pieces.insert(c.byte() % (len(pieces) + 1), pieces[c.byte() % len(pieces)])
+    if c.byte() & 1:
+        pieces.reverse()
+    if c.byte() < 64:
+        pieces.pop()
+    return pieces
 
 
 class Peer:

@@ -19,7 +19,11 @@ def packets(data: bytes) -> set[str]:
         datagram = ip.parse(frame)
         assert vnet.SIZE == datagram.start < datagram.payload <= datagram.end <= len(frame)
         assert len(datagram.src) == len(datagram.dst) in (4, 16)
-        icmp.is_error(frame, datagram)
+        if datagram.protocol in (ip.ICMP, ip.ICMPV6):
+            kind = icmp.kind(frame, datagram)
+            if kind in icmp.ERRORS:
+                icmp.quoted(frame, datagram)
+            return {kind.value}
         if datagram.protocol == ip.UDP:
             packet = udp.parse(frame, datagram)
             assert len(packet.data) <= datagram.end - datagram.payload - udp.HEADER

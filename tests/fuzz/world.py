@@ -13,6 +13,7 @@ from avne.ipc import messages
 from avne.ipc.lane import Piece
 from avne.ipc.messages import Sender, encode
 from avne.ipc.slab import Slab
+from avne.limits import REASSEMBLY_DATAGRAMS, REASSEMBLY_PIECES
 from avne.netstack.stack import Stack
 from avne.netstack.tcp import reassembly, seq
 from avne.netstack.tcp.output import MAX_IN_FLIGHT
@@ -113,6 +114,9 @@ class World:
         """Memory is bounded, and the numbers are in order."""
         stack = self.stack
         assert 0 <= stack.half_open <= len(stack.connections)
+        held = stack.internet._reassembler._datagrams.values()
+        assert len(held) <= REASSEMBLY_DATAGRAMS
+        assert all(len(datagram.pieces) <= REASSEMBLY_PIECES for datagram in held)
         for c in stack.connections.values():
             assert seq.le(c.snd_una, c.snd_nxt)
             assert len(c.inflight) <= MAX_IN_FLIGHT + 1

@@ -117,13 +117,20 @@ def _tcp_options(options: bytes, syn: bool) -> None:
             assert kind != 2 or int.from_bytes(value, "big") >= 536
 
 
+# Type → codes: unreachable, time exceeded, parameter problem (RFC 792, RFC 1812, RFC 4443, RFC 7112).
+_ICMP_ERRORS = {1: {3: {0, 1, 2, 3, 5, 13}, 11: {1}, 12: {0}}, 58: {1: {0, 1, 3, 4}, 3: {1}, 4: {0, 1, 2, 3}}}
+
+
 def _icmp(body: bytes, protocol: int, pseudo: bytes) -> str:
-    """Destination unreachable, and nothing else (RFC 792, RFC 4443)."""
-    assert protocol in (1, 58)
-    assert len(body) >= 8 + 20
-    kind, _, _, unused = struct.unpack_from(">BBHI", body)
-    assert kind == (3 if protocol == 1 else 1)
-    assert unused == 0
+    """An error, and nothing else."""
+    assert protocol in _ICMP_ERRORS
+    assert len(body) >= 8 + (20 if protocol == 1 else 40)
+    kind, code, _, rest = struct.unpack_from(">BBHI", body)
+    assert code in _ICMP_ERRORS[protocol][kind]
+    if (protocol, kind) == (1, 12):
+        assert rest & 0xFFFFFF == 0, "a pointer of one byte"
+    elif (protocol, kind) != (58, 4):
+        assert rest == 0
     assert len(body) <= (576 - 20 if protocol == 1 else 1280 - 40)
     assert _sum(body if protocol == 1 else pseudo + body) == 0xFFFF
     return "icmp" if protocol == 1 else "icmpv6"

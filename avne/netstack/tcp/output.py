@@ -210,11 +210,14 @@ def duplicate_ack(c: Connection, now: float) -> None:
 
 
 def _is_lost(c: Connection) -> bool:
-    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived, or all that are."""
+    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived.
+
+    Or all of one or two (RFC 5827 §3.2: fewer than four segments are outstanding).
+    """
     first, *rest = c.inflight
     arrived = sum((sent.end - sent.start) & seq.MASK for sent in rest if sent.sacked)
-    everything = bool(rest) and all(sent.sacked for sent in rest)
-    return not first.sacked and (everything or arrived > (DUPLICATE_ACKS - 1) * c.gso_size)
+    early = 0 < len(rest) < DUPLICATE_ACKS and all(sent.sacked for sent in rest)
+    return not first.sacked and (early or arrived > (DUPLICATE_ACKS - 1) * c.gso_size)
 
 
 def partial_ack(c: Connection, ack: int) -> None:

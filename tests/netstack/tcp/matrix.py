@@ -23,8 +23,7 @@ from __future__ import annotations
 NOTES = {
     1: "PARKED has answered nothing: it is LISTEN to the guest (§3.10.7.2), but a repeated SYN waits on.",
     2: "§3.10.7.4, first, asks for an ACK; the SYN-ACK is one, and tells a guest that lost it all it needs.",
-    3: "§3.10.7.4, fourth: a passive SYN-RECEIVED returns to LISTEN.  We challenge as in the states after it "
-    "(RFC 5961 §4): a guest that began anew resets the old connection then, and a blind SYN does nothing.",
+    3: "A passive SYN-RECEIVED returns to LISTEN, and this SYN is not looked at: the guest repeats it.",
     4: "A second FIN, beyond the first: the RFC knows none.  RCV.NXT stays, an ACK says so.",
     5: "A FIN in flight when the window opens again goes out once more: a guest without memory dropped it.",
     6: "§3.10.4 lets a FIN follow the SYN-ACK at once; ours waits for ESTABLISHED.",
@@ -50,7 +49,7 @@ CLOSED                                           RST=0
 == SYN in the window                             SEG.SEQ=RCV.NXT+5
 PARKED                                           - [1]
 SYN-SENT                                         SYN-ACK > SYN-RECEIVED
-SYN-RECEIVED                                     ACK [3]
+SYN-RECEIVED                                     reset > CLOSED [3]
 SYNCHRONIZED                                     ACK
 CLOSED                                           RST=0
 == SYN beyond the window
