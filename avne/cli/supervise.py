@@ -204,11 +204,11 @@ class Supervisor:
                 part.ready = True
                 self._console.phase("netstack ready")
                 self._go_when_ready()
-            case ["owing", count]:
+            case ["owing", int(count)]:
                 self._owing = count
-            case ["capture-ended", errno]:
+            case ["capture-ended", int(errno)]:
                 self._console.notice(f"the capture ends here ({os.strerror(errno)}); the program goes on")
-            case ["drained", counters]:
+            case ["drained", dict(counters)]:
                 self._log.event("info", "net", "counters", counters)
                 self._console.phase("everything has been handed on")
                 self._drained = True
@@ -241,7 +241,7 @@ class Supervisor:
                 self._restarts[worker.slot].succeeded()
                 self._console.phase(f"worker {worker.identity} ready")
                 self._go_when_ready()
-            case ["failed", problem, cure]:
+            case ["failed", str(problem), str(cure)]:
                 worker.failed = AvneError(problem, cure)
 
     def _worker_died(self, worker: Worker) -> None:

@@ -59,7 +59,7 @@ class Flow:
 
     def __init__(self, stack: Stack, syn: bytes, mapped: bytes | None) -> None:
         self.stack = stack
-        self.syn: bytes | None = syn  # the frame, for an ICMP error to quote
+        self.syn: bytes | None = syn  # the beginning of the frame, for an ICMP error to quote
         self.mapped = mapped  # the mapped address, which stays taken as long as we live
         self.connection: Connection
         self.lease: Lease | None = None

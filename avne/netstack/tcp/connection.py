@@ -88,7 +88,7 @@ class Link(Protocol):
 class Sent:
     """A segment in flight: [start, end) of sequence space, kept until it is acknowledged."""
 
-    __slots__ = ("at", "end", "fin", "payload", "retransmitted", "sacked", "start")
+    __slots__ = ("at", "end", "fin", "payload", "retransmitted", "sacked", "start", "timed")
 
     def __init__(self, start: int, end: int, payload: Packet, fin: bool, at: float) -> None:
         self.start = start
@@ -97,6 +97,7 @@ class Sent:
         self.fin = fin
         self.at = at  # when it was first sent
         self.retransmitted = False
+        self.timed = False  # SACK has told its round trip
         self.sacked = False
 
 
@@ -115,7 +116,8 @@ class Connection:
     __slots__ = (
         "ack_now", "app", "backoffs", "deadline", "dupacks", "fin_queued", "fin_received", "fin_sent",
         "gso_size", "inflight", "irs", "iss", "key", "link", "max_snd_wnd", "mss_advertised",
-        "passive", "rcv_adv", "rcv_edge", "rcv_nxt", "rcv_wscale", "reassembly", "recover", "rto", "sack_ok",
+        "passive", "probes", "rcv_adv", "rcv_edge", "rcv_nxt", "rcv_wscale", "reassembly", "recover", "rto",
+        "sack_ok",
         "scheduled",
         "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "syn_ack_sent",
         "template", "timer", "unsent", "unsent_bytes",
@@ -146,6 +148,7 @@ class Connection:
         self.rto = RetransmissionTimeout()
         self.recover: int | None = None  # in loss recovery until snd_una reaches it
         self.dupacks = self.backoffs = 0
+        self.probes = 0  # of a zero window, since the guest was last heard
         self.timer = Timer.NONE
         self.deadline = INFINITE
         self.scheduled = INFINITE  # the link's earliest note of a deadline of ours
@@ -200,9 +203,9 @@ class Connection:
 
     def abort(self, now: float) -> None:
         """RST to the guest, which forgets everything queued (RFC 9293 §3.10.5)."""
-        if self.state is state.PARKED or self.state is state.SYN_SENT:
+        if self.state is state.PARKED:
             self.emit_rst(0, self.rcv_nxt)  # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
-        elif self.state not in (state.CLOSED, state.TIME_WAIT):
+        elif self.state not in (state.CLOSED, state.SYN_SENT, state.TIME_WAIT):
             self.emit_rst(self.snd_nxt, self.rcv_nxt)
         self.close(True, now)
 

@@ -11,6 +11,8 @@ from avne.netstack.wire.tcp import ACK
 MAX_BACKOFFS = 10
 # A SYN or SYN-ACK: 1 s doubled up to 60 s makes 183 s, and 3 minutes are the least (MUST-23).
 MAX_SYN_BACKOFFS = 7
+# Probes of a zero window that nothing answers; Linux has as many (tcp_retries2).  Some 7 minutes.
+MAX_PROBES = 15
 
 
 def expire(c: Connection, now: float) -> None:
@@ -60,6 +62,12 @@ def _probe(c: Connection, now: float) -> None:
     if usable > 0:
         # Not closed, only silly: the override timeout of §3.8.6.2.1 (3) sends what fits.
         output.send_segment(c, min(usable, c.unsent_bytes, c.gso_size), now)
+        return
+    c.probes += 1
+    if c.probes > MAX_PROBES:
+        c.abort(
+            now
+        )  # MUST-37 holds only "as long as the receiving TCP peer continues to send acknowledgments"
         return
     # The interval doubles (SHLD-30), but not the RTO: nothing has been lost.
     c.backoffs += 1
