@@ -203,7 +203,7 @@ def test_silly_windows(window):
     net = Net("tor")
     beside = Beside(net)
     socket, flow = connected(net)
-    net.say(messages.DATA, flow, payload=bytes(60_000))
+    net.say(messages.DATA, flow, payload=bytes(16_000))
     socket.wnd = window
     for n in range(300):
         socket.send()
@@ -216,7 +216,7 @@ def test_silly_windows(window):
     for _ in range(10):
         net.wait(1.0)
         socket.send()
-    assert len(socket.data) == 60_000
+    assert len(socket.data) == 16_000
     beside.goes_on()
 
 
@@ -240,7 +240,7 @@ def test_what_is_in_flight_costs_no_more_than_what_is_in_it():
     socket, flow = connected(net)
     header = messages.encode(messages.DATA, flow)
     with memory_within(1):
-        for n in range(30_000):
+        for n in range(16_000):
             net.stack.handle(b"w0", header, bytes((n & 255,)), net.now)
             net.stack.flush(net.now)
             net.stack.packets.clear()
@@ -250,7 +250,7 @@ def test_what_is_in_flight_costs_no_more_than_what_is_in_it():
         net.wait(0.3)
         socket.send()
     # What the guest's window held back while nobody acknowledged follows in order.
-    assert bytes(socket.data) == bytes(n & 255 for n in range(30_000))
+    assert bytes(socket.data) == bytes(n & 255 for n in range(16_000))
 
 
 def test_acks_of_unsent_data():
