@@ -57,7 +57,9 @@ def main() -> int:
     findings, features = [], defaultdict(dict)
     began = time.monotonic()
     with multiprocessing.Pool(arguments.jobs) as pool:
-        for run in pool.imap_unordered(_share, shares):
+        for n, run in enumerate(pool.imap_unordered(_share, shares), 1):
+            if n % max(1, len(shares) // 10) == 0:
+                print(f"{n} of {len(shares)} shares, {time.monotonic() - began:.0f} s", flush=True)
             totals[run.harness][0] += run.inputs
             totals[run.harness][1] += run.seconds
             findings += run.findings
@@ -77,15 +79,16 @@ def main() -> int:
 
 
 def _keep(features: dict[str, dict[str, bytes]]) -> None:
-    """For each feature that no kept input has, the shortest input that showed it."""
+    """A new corpus: few inputs, old or new, that have all the features that any of them has."""
     for name, found in features.items():
-        known: set[str] = set()
-        for data in engine.corpus(name):
-            known |= engine.examine(name, data)[0]
-        for feature, data in found.items():
-            if feature not in known:
-                known |= engine.examine(name, data)[0]
-                engine.keep(name, data)
+        inputs = {*engine.corpus(name), *found.values()}
+        shown = {data: engine.examine(name, data)[0] for data in inputs}
+        missing = set().union(*shown.values())
+        engine.clear(name)
+        while missing:
+            best = max(inputs, key=lambda data: (len(shown[data] & missing), -len(data), data))
+            missing -= shown[best]
+            engine.keep(name, best)
 
 
 if __name__ == "__main__":

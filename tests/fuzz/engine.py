@@ -74,6 +74,11 @@ def keep(harness: str, data: bytes) -> Path:
     return path
 
 
+def clear(harness: str) -> None:
+    for path in (CORPUS / harness).glob("*"):
+        path.unlink()
+
+
 def examine(harness: str, data: bytes) -> tuple[set[str], str]:
     """The features of an input, and what was wrong, as a traceback: mostly nothing."""
     began = time.process_time()

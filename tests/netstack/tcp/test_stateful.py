@@ -101,6 +101,7 @@ class AgainstAModel(RuleBasedStateMachine):
     @rule(back=st.sampled_from([0, 1, 1000]))
     def repeats_its_end(self, back):
         start = max(1, self.fin_at - back)
+        self.sent.append((start - 1, self.fin_at - 1))
         self.guest("FA", start, STREAM[start - 1 : self.fin_at - 1])
 
     @rule(part=st.sampled_from([0.0, 0.5, 1.0, 1.0]), wnd=st.sampled_from([0, 1, 2890, 65_535, 65_535]))
