@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from avne.cli.signals import Inherited
+from avne.privileged.launch import Request
 from avne.upstream.spec import UpstreamSpec
 
 
@@ -21,3 +22,4 @@ class Job(NamedTuple):
     capture: int  # the file of a capture, or -1
     upstream: UpstreamSpec
     workers: int
+    request: Request  # what the environment is to be
