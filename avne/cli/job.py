@@ -6,12 +6,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from avne.cli.signals import Inherited
+from avne.paths import Session
 from avne.upstream.spec import UpstreamSpec
 
 
 class Job(NamedTuple):
     """What to run, and with what."""
 
+    session: Session
+    name: str  # of the session, "" for none
     argv: list[str]
     environ: dict[str, str]
     inherited: Inherited

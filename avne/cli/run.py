@@ -21,10 +21,11 @@ from avne.privileged import launch
 from avne.upstream.spec import UpstreamSpec, parse
 
 
-def run(program: list[str], flags: Mapping[str, Any], quiet: bool) -> int:
+def run(program: list[str], flags: Mapping[str, Any], quiet: bool, name: str = "") -> int:
     """Run `program`, the user's shell if it is empty; gives its exit code, or dies of its signal.
 
-    Raises `AvneError` for everything that keeps it from running.
+    `name` is what other commands may call the environment.  Raises `AvneError` for everything
+    that keeps it from running.
     """
     state = inherited()
     settle_descriptors()
@@ -33,9 +34,11 @@ def run(program: list[str], flags: Mapping[str, Any], quiet: bool) -> int:
     warn_of_environment(os.environ, console)
     helpers = launch.candidates(config["helper"])
     try:
-        with _upstream(config, console) as upstream, _session(config, console) as (session, log):
+        with _upstream(config, console) as upstream, _session(config, console, name) as (session, log):
             listener = _listen(session)
             job = Job(
+                session=session,
+                name=name,
                 argv=program or [os.environ.get("SHELL") or "/bin/sh"],
                 environ={**os.environ, "AVNE": "1", "AVNE_ID": session.id},
                 inherited=state,
@@ -107,8 +110,8 @@ def _upstream(config: Config, console: Console) -> Iterator[UpstreamSpec]:
 
 
 @contextlib.contextmanager
-def _session(config: Config, console: Console) -> Iterator[tuple[Session, Log]]:
-    session = open_session()
+def _session(config: Config, console: Console, name: str) -> Iterator[tuple[Session, Log]]:
+    session = open_session(name=name)
     log = Log(session.id, config["log_names"], console.log if console.verbose > 1 else None)
     try:
         yield session, log

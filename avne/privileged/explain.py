@@ -40,6 +40,8 @@ _PLAIN = {
     "DROP": ("the privileges could not be dropped for good, so nothing was started", _CONTAINER),
     "SEAL": ("the seccomp filter could not be set", "avne needs a kernel with CONFIG_SECCOMP_FILTER."),
     "GO": ("the environment did not understand what to run", "Fewer arguments or a smaller environment?"),
+    "ATTACH": ("the environment takes no such program", "Fewer arguments or a smaller environment?"),
+    "TARGET": ("that process is not in the environment", "avne ps shows the environments, by name and id."),
 }
 _PLACES = {
     "MOUNT_PRIVATE": "the mounts cannot be made private",

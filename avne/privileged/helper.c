@@ -50,7 +50,7 @@ static struct saved saved;
 
 // ---- the line to the supervisor ----------------------------------------------------------------
 
-void say(enum avne_type type, enum avne_stage stage, int value, int fd)
+void say_on(int line, int flags, enum avne_type type, enum avne_stage stage, int value, int fd)
 {
     struct avne_message message = {
         .magic = AVNE_MAGIC, .type = type, .layout = AVNE_LAYOUT, .stage = stage, .value = value};
@@ -69,8 +69,13 @@ void say(enum avne_type type, enum avne_stage stage, int value, int fd)
         rights.head.cmsg_len = CMSG_LEN(sizeof fd);
         memcpy(CMSG_DATA(&rights.head), &fd, sizeof fd);
     }
-    // A supervisor that is gone is found out by its end of file.
-    (void)sendmsg(LINE, &packet, MSG_NOSIGNAL);
+    // A peer that is gone is found out by its end of file.
+    (void)sendmsg(line, &packet, flags | MSG_NOSIGNAL);
+}
+
+void say(enum avne_type type, enum avne_stage stage, int value, int fd)
+{
+    say_on(LINE, 0, type, stage, value, fd);
 }
 
 _Noreturn void fail(enum avne_stage stage, int error)
@@ -152,44 +157,53 @@ static void reset_process(int argc, char **argv)
     (void)personality(PER_LINUX);
 }
 
-/* The line must be a socket pair that this same user made: nobody else can speak to us. */
-static void check_line(void)
+/* A line must be a local socket whose other end this same user made: nobody else can speak to us. */
+int check_peer(int line)
 {
     struct ucred peer;
     int domain, type;
     socklen_t size = sizeof domain;
 
-    if (getsockopt(LINE, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 || domain != AF_UNIX)
-        _exit(EXIT_MISUSED);
+    if (getsockopt(line, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 || domain != AF_UNIX)
+        return -1;
     size = sizeof type;
-    if (getsockopt(LINE, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_SEQPACKET)
-        _exit(EXIT_MISUSED);
+    if (getsockopt(line, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_SEQPACKET)
+        return -1;
     size = sizeof peer;
-    if (getsockopt(LINE, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != getuid())
-        _exit(EXIT_MISUSED);
+    if (getsockopt(line, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != getuid())
+        return -1;
+    return 0;
 }
 
 /* A socket keeps the network namespace it was made in: none may come in as standard input, output
- * or error, but a local one (ssh and systemd give such).  A directory would be a way around /run. */
+ * or error, but a local one (ssh and systemd give such).  A directory would be a way around /run.
+ * 0, or an errno. */
+int way_around(int fd)
+{
+    struct stat status;
+    int domain;
+    socklen_t size = sizeof domain;
+
+    if (fstat(fd, &status) < 0)
+        return errno;
+    switch (status.st_mode & S_IFMT) {
+    case S_IFREG: case S_IFCHR: case S_IFBLK: case S_IFIFO:
+        return 0;
+    case S_IFSOCK:
+        if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0)
+            return errno;
+        return domain == AF_UNIX ? 0 : EINVAL;
+    default:
+        return EINVAL;
+    }
+}
+
 static void check_standard_descriptors(void)
 {
     for (int fd = 0; fd < LINE; fd++) {
-        struct stat status;
-        int domain;
-        socklen_t size = sizeof domain;
-
-        must(AVNE_STAGE_STDIO, fstat(fd, &status));
-        switch (status.st_mode & S_IFMT) {
-        case S_IFREG: case S_IFCHR: case S_IFBLK: case S_IFIFO:
-            break;
-        case S_IFSOCK:
-            must(AVNE_STAGE_STDIO, getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size));
-            if (domain == AF_UNIX)
-                break;
-            // fall through
-        default:
-            fail(AVNE_STAGE_STDIO, EINVAL);
-        }
+        int error = way_around(fd);
+        if (error)
+            fail(AVNE_STAGE_STDIO, error);
     }
 }
 
@@ -412,7 +426,8 @@ int main(int argc, char **argv)
     int heard;
 
     reset_process(argc, argv);                                          // 1
-    check_line();                                                       // 2
+    if (check_peer(LINE) < 0)                                           // 2
+        _exit(EXIT_MISUSED);
     check_standard_descriptors();                                       // 3
     mode = identify();                                                  // 4
     if (mode != ROOTLESS) {                                             // 5
