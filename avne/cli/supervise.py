@@ -233,7 +233,7 @@ class Supervisor:
         self._environment.attach(connection)
 
     def _stop_program(self) -> None:
-        """`avne stop`: TERM, and KILL after TERM_BOUND; at once before the program's start and after its end."""
+        """`avne stop`: TERM, then KILL; at once before the program starts and after its end."""
         if self._phase == RUNNING:
             self._signal(signal.SIGTERM)
             self._loop.after(TERM_BOUND, "kill", lambda: self._signal(signal.SIGKILL))

@@ -78,8 +78,8 @@ class Attachment:
         )
         try:
             data = REQUEST.pack(
-                launch.MAGIC, launch.ATTACH, self._layout, 0, 0, wish.ignored, wish.blocked, len(wish.argv), len(wish.env),
-                wish.umask, wish.personality, wish.terminal, 0,
+                launch.MAGIC, launch.ATTACH, self._layout, 0, 0, wish.ignored, wish.blocked,
+                len(wish.argv), len(wish.env), wish.umask, wish.personality, wish.terminal, 0,
             )  # fmt: skip
             fds = [*standard, memory, *([target] if target >= 0 else [])]
             self._send(data, fds)

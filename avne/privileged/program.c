@@ -43,7 +43,7 @@ static int copy_strings(int fd, char **text, size_t *size)
     if (!S_ISREG(status.st_mode) || status.st_size < 1 || status.st_size > MAX_STRINGS)
         return E2BIG;
     *size = (size_t)status.st_size;
-    *text = malloc(*size);
+    *text = calloc(1, *size);
     if (!*text)
         return ENOMEM;
     for (size_t done = 0; done < *size;) {
