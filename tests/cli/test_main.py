@@ -30,7 +30,7 @@ def avne(*arguments, **environ):
 
 @pytest.fixture
 def ran(monkeypatch):
-    """What `avne run` was asked to do: (program, flags, quiet)."""
+    """What `avne run` was asked to do: (program, flags, quiet, name)."""
     from avne.cli import run
 
     calls = []
@@ -67,11 +67,12 @@ def test_what_follows_the_program_belongs_to_it(ran, arguments, program):
 
 def test_every_setting_is_an_option_of_run(ran):
     cli.main(["run", "--upstream", "u", "--workers", "2", "--resolver", "r", "--helper", "h", "--torrc", "/t",
-              "--log-names", "-vvv", "-q", "true"])  # fmt: skip
-    program, flags, quiet = ran[0]
+              "--log-names", "-vvv", "-q", "--name", "n", "true"])  # fmt: skip
+    program, flags, quiet, name = ran[0]
     assert flags == {"upstream": "u", "workers": "2", "resolver": "r", "helper": "h", "tor.torrc": "/t",
                      "log_names": "true", "verbose": 2}  # fmt: skip
     assert quiet
+    assert name == "n"
     assert program == ["true"]
 
 
@@ -91,6 +92,10 @@ def test_an_option_that_is_not_given_is_no_setting(ran):
         (["run", "--helper", "sudo", "true"], 125, "It takes auto, rootless or setuid."),
         (["run", "--upstream", "http://x:1", "true"], 125, "an upstream begins with tor:// or socks5://"),
         (["--foo"], 125, "unknown option --foo"),
+        (["attach"], 125, "See: avne attach --help"),
+        (["attach", "--foo", "one"], 125, "--foo"),
+        (["ps", "one"], 2, "one"),
+        (["stop"], 2, "See: avne stop --help"),
         (["doctor", "--foo"], 2, "--foo"),
         (["setup", "now"], 2, "now"),
         (["config", "--foo"], 2, "See: avne config --help"),
