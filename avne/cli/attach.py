@@ -25,16 +25,17 @@ from avne.privileged import launch
 from avne.privileged.attach import Attachment, Ending, Event, Terminal, Wish
 
 
-def attach(which: str, program: list[str]) -> int:
+def attach(which: str, program: list[str], raw: bool = False) -> int:
     """Run `program`, the user's shell if it is empty, in the environment `which`.
 
-    Gives its exit code, or dies of its signal; raises `AvneError` for everything that keeps it
-    from running.
+    With `raw` it may capture the packets there.  Gives its exit code, or dies of its signal; raises
+    `AvneError` for everything that keeps it from running.
     """
     state = inherited()
     settle_descriptors()
     argv = program or [os.environ.get("SHELL") or "/bin/sh"]
-    connection = _by_process(int(which), argv, state) if which.isdigit() else _by_name(which, argv, state)
+    wish = _wish(argv, state, raw)
+    connection = _by_process(int(which), wish) if which.isdigit() else _by_name(which, wish)
     try:
         code = Attached(connection, argv[0], state).run()
     except Interrupted as interrupted:
@@ -44,16 +45,16 @@ def attach(which: str, program: list[str]) -> int:
     return code
 
 
-def _by_name(which: str, argv: list[str], state: Inherited) -> Attachment:
+def _by_name(which: str, wish: Wish) -> Attachment:
     session = target.named(which)
     connection = _connect(session)
     if connection is None:
         raise AvneError(f"the environment {which} is ending", "Start another: avne run PROGRAM")
-    connection.request(_wish(argv, session, state))
+    connection.request(_in(session, wish))
     return connection
 
 
-def _by_process(number: int, argv: list[str], state: Inherited) -> Attachment:
+def _by_process(number: int, wish: Wish) -> Attachment:
     """Ask each environment whether the process is in it; an `avne run` stands for its own."""
     pidfd = target.process(number)
     try:
@@ -63,10 +64,10 @@ def _by_process(number: int, argv: list[str], state: Inherited) -> Attachment:
             if connection is None:
                 continue
             if connection.supervisor == number:
-                connection.request(_wish(argv, session, state))
+                connection.request(_in(session, wish))
                 return connection
             if "init" in meta.read(session):  # one that has not begun has no process to know
-                connection.request(_wish(argv, session, state), target=pidfd)
+                connection.request(_in(session, wish), target=pidfd)
                 if not connection.misses_target():
                     return connection
             connection.close()
@@ -82,7 +83,11 @@ def _connect(session: Live) -> Attachment | None:
         return None
 
 
-def _wish(argv: list[str], session: Live, state: Inherited) -> Wish:
+def _in(session: Live, wish: Wish) -> Wish:
+    return wish._replace(env={**wish.env, "AVNE": "1", "AVNE_ID": session.id})
+
+
+def _wish(argv: list[str], state: Inherited, raw: bool) -> Wish:
     os.umask(umask := os.umask(0))
     try:
         cwd = os.getcwd()
@@ -90,13 +95,14 @@ def _wish(argv: list[str], session: Live, state: Inherited) -> Wish:
         cwd = ""
     return Wish(
         argv=argv,
-        env={**os.environ, "AVNE": "1", "AVNE_ID": session.id},
+        env=dict(os.environ),
         cwd=cwd,
         ignored=state.ignored,
         blocked=state.blocked,
         umask=umask,
         personality=int(Path("/proc/self/personality").read_text(), 16),
         terminal=os.isatty(0) and os.isatty(1),
+        raw=raw,
     )
 
 

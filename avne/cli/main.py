@@ -190,6 +190,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _prepare_attach(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--raw", action="store_true",
+                        help="let the program capture the environment's packets")  # fmt: skip
     parser.add_argument("target", metavar="NAME|ID|PID", help="the environment, or a process in it")
     parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
@@ -198,7 +200,7 @@ def _attach(options: argparse.Namespace) -> int:
     from avne.cli.attach import attach
 
     program = options.program
-    return attach(options.target, program[1:] if program[:1] == ["--"] else program)
+    return attach(options.target, program[1:] if program[:1] == ["--"] else program, options.raw)
 
 
 def _ps(options: argparse.Namespace) -> int:
@@ -263,7 +265,7 @@ COMMANDS = {
         _RUN_EXAMPLES,
     ),
     "attach": Command(
-        "NAME|ID|PID [--] [PROGRAM [ARGUMENT...]]",
+        "[--raw] NAME|ID|PID [--] [PROGRAM [ARGUMENT...]]",
         "run a second program, or your shell, in an environment that runs",
         _prepare_attach,
         _attach,

@@ -134,7 +134,8 @@ static void start_attached(struct attached *slot, const struct avne_attach *wish
 {
     struct start start = {.umask = wish->umask & 0777, .personality = wish->personality,
                           .ignored = wish->head.ignored, .blocked = wish->head.blocked, .attached = true,
-                          .terminal = wish->terminal != 0, .standard = {fds[0], fds[1], fds[2]}};
+                          .raw = wish->raw != 0, .terminal = wish->terminal != 0,
+                          .standard = {fds[0], fds[1], fds[2]}};
     int error, outer = -1;
 
     // That a process is in here is known by the process itself, whatever its number says.
@@ -148,6 +149,10 @@ static void start_attached(struct attached *slot, const struct avne_attach *wish
             refuse(slot, AVNE_STAGE_STDIO, error);
             return;
         }
+    }
+    if (start.raw && !can_give_packets()) {
+        refuse(slot, AVNE_STAGE_ATTACH, EOPNOTSUPP);
+        return;
     }
     error = read_strings(&start, fds[STRINGS], wish->head.argc, wish->head.envc, true);
     if (!error && start.terminal) {

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from avne.privileged import launch
 from avne.privileged.launch import MESSAGE, Exited, Failed, Gone, Started
 
-REQUEST: Final = struct.Struct(MESSAGE.format + "IIII")  # and: umask personality terminal zero
+REQUEST: Final = struct.Struct(MESSAGE.format + "IIII")  # and: umask personality terminal raw
 
 
 class Terminal(NamedTuple):
@@ -45,6 +45,7 @@ class Wish(NamedTuple):
     umask: int
     personality: int
     terminal: bool  # a new one, with the settings of standard input's, for those of 0 to 2 that are one
+    raw: bool = False  # with CAP_NET_RAW over the environment's own network, to capture packets
 
 
 class Attachment:
@@ -79,7 +80,7 @@ class Attachment:
         try:
             data = REQUEST.pack(
                 launch.MAGIC, launch.ATTACH, self._layout, 0, 0, wish.ignored, wish.blocked,
-                len(wish.argv), len(wish.env), wish.umask, wish.personality, wish.terminal, 0,
+                len(wish.argv), len(wish.env), wish.umask, wish.personality, wish.terminal, wish.raw,
             )  # fmt: skip
             fds = [*standard, memory, *([target] if target >= 0 else [])]
             self._send(data, fds)

@@ -44,7 +44,9 @@ enum { EXIT_MISUSED = 126 };  // not started by avne: there is nobody to tell
 // Not SECBIT_KEEP_CAPS_LOCKED: ping(8) sets that bit before it gives up capabilities that it has not
 // got, and would end; with every set empty there is nothing to keep.
 static const unsigned long locked_bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP
-    | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+    | SECBIT_NO_SETUID_FIXUP_LOCKED;
+static const unsigned long no_ambient = SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+static const uint64_t packets = 1U << CAP_NET_RAW;  // what a rootless init can give to attached programs
 
 static struct saved saved;
 
@@ -216,13 +218,32 @@ static void get_capabilities(struct __user_cap_data_struct data[2])
     must(AVNE_STAGE_IDENTITY, syscall(SYS_capget, &head, data));
 }
 
-static long set_capabilities(uint64_t capabilities)
+/* `held` are also inheritable, and not in force. */
+static long set_capabilities(uint64_t in_force, uint64_t held)
 {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
-    uint32_t low = (uint32_t)capabilities, high = (uint32_t)(capabilities >> 32);
-    struct __user_cap_data_struct data[2] = {{low, low, 0}, {high, high, 0}};
+    struct __user_cap_data_struct data[2];
 
+    for (int i = 0; i < 2; i++)
+        data[i] = (struct __user_cap_data_struct){(uint32_t)(in_force >> 32 * i),
+                                                  (uint32_t)((in_force | held) >> 32 * i),
+                                                  (uint32_t)(held >> 32 * i)};
     return syscall(SYS_capset, &head, data);
+}
+
+bool can_give_packets(void)
+{
+    struct __user_cap_data_struct held[2];
+
+    get_capabilities(held);
+    return held[0].permitted == packets;
+}
+
+int take_capabilities(bool raw)
+{
+    if (set_capabilities(0, raw ? packets : 0) < 0)
+        return -1;
+    return raw ? prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_RAW, 0, 0) : 0;
 }
 
 /* Files are reached with the caller's rights.  setfsuid(2) cannot report an error: ask again. */
@@ -273,19 +294,27 @@ static enum mode identify(void)
     return ROOTLESS;
 }
 
+static unsigned long bits_of(enum mode mode)
+{
+    return mode == ROOTLESS ? locked_bits : locked_bits | no_ambient;
+}
+
 /* From here on this process and all that come of it can hold at most what the work needs, and
- * an exec gives nothing, whatever the file and the user. */
-static void keep_two_capabilities(void)
+ * an exec gives nothing, whatever the file and the user.  In a user namespace of our own also CAP_NET_RAW
+ * over its network, for those who are to watch it. */
+static void keep_two_capabilities(enum mode mode)
 {
     struct __user_cap_data_struct held[2];
 
     must(AVNE_STAGE_DROP, prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
+    get_capabilities(held);
+    must(AVNE_STAGE_DROP, set_capabilities(held[0].permitted | (uint64_t)held[1].permitted << 32,
+                                           mode == ROOTLESS ? packets : 0));
     for (unsigned long number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
         must(AVNE_STAGE_DROP, prctl(PR_CAPBSET_DROP, number, 0, 0, 0));
-    must(AVNE_STAGE_DROP, prctl(PR_SET_SECUREBITS, locked_bits, 0, 0, 0));
-    get_capabilities(held);
-    must(AVNE_STAGE_DROP,
-         set_capabilities(held[0].permitted & (1U << CAP_SYS_ADMIN | 1U << CAP_NET_ADMIN)));
+    must(AVNE_STAGE_DROP, prctl(PR_SET_SECUREBITS, bits_of(mode), 0, 0, 0));
+    must(AVNE_STAGE_DROP, set_capabilities(held[0].permitted & (1U << CAP_SYS_ADMIN | 1U << CAP_NET_ADMIN),
+                                           mode == ROOTLESS ? packets : 0));
 }
 
 // ---- namespaces --------------------------------------------------------------------------------
@@ -334,13 +363,13 @@ static void unshare_everything(enum mode mode)
     write_map("/proc/self/uid_map", uid);
     write_map("/proc/self/gid_map", gid);
     must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));  // the maps are the owner's to write: not earlier
-    keep_two_capabilities();
+    keep_two_capabilities(mode);
 }
 
 
 // ---- no way back -------------------------------------------------------------------------------
 
-static bool has_nothing(uid_t uid, gid_t gid)
+static bool has_nothing(uid_t uid, gid_t gid, enum mode mode, uint64_t kept)
 {
     struct __user_cap_data_struct held[2];
     uid_t u[3];
@@ -353,25 +382,27 @@ static bool has_nothing(uid_t uid, gid_t gid)
             return false;
     get_capabilities(held);
     for (int i = 0; i < 2; i++)
-        if (held[i].effective | held[i].permitted | held[i].inheritable)
+        if (held[i].effective || held[i].permitted != (uint32_t)(kept >> 32 * i)
+            || held[i].inheritable != held[i].permitted)
             return false;
     for (unsigned long number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
         if (prctl(PR_CAPBSET_READ, number, 0, 0, 0) != 0)
             return false;
     return (uid_t)setfsuid((uid_t)-1) == uid && (gid_t)setfsgid((gid_t)-1) == gid
         && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0
-        && (unsigned long)prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) == locked_bits;
+        && (unsigned long)prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) == bits_of(mode);
 }
 
 /* Tries what only privilege can do.  Each success is a failure. */
 static bool can_regain(uid_t uid)
 {
     return (uid != 0 && (setresuid((uid_t)-1, 0, (uid_t)-1) == 0 || setresuid(0, 0, 0) == 0))
-        || set_capabilities(1U << CAP_SYS_ADMIN) == 0 || set_capabilities(1U << CAP_SETUID) == 0
+        || set_capabilities(1U << CAP_SYS_ADMIN, 0) == 0 || set_capabilities(1U << CAP_SETUID, 0) == 0
         || unshare(CLONE_NEWNS) == 0 || sethostname("regained", 8) == 0;
 }
 
-static void drop_privileges(void)
+/* All of them, for good; but `kept`, which is not in force. */
+static void drop_privileges(enum mode mode, uint64_t kept)
 {
     const uid_t uid = getuid();
     const gid_t gid = getgid();
@@ -379,11 +410,11 @@ static void drop_privileges(void)
     // The supplementary groups stay: a group can also take rights away.
     must(AVNE_STAGE_DROP, setresgid(gid, gid, gid));
     must(AVNE_STAGE_DROP, setresuid(uid, uid, uid));
-    must(AVNE_STAGE_DROP, set_capabilities(0));
+    must(AVNE_STAGE_DROP, set_capabilities(0, kept));
     // Both are reset by a change of credentials: only now.
     must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
     must(AVNE_STAGE_DROP, prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
-    if (!has_nothing(uid, gid) || can_regain(uid))
+    if (!has_nothing(uid, gid, mode, kept) || can_regain(uid))
         fail(AVNE_STAGE_DROP, EPERM);
 }
 
@@ -399,7 +430,7 @@ static _Noreturn void environment(enum mode mode)
     make_network();
     make_view(mode);
     must(AVNE_STAGE_DROP, chdir("/"));
-    drop_privileges();
+    drop_privileges(mode, mode == ROOTLESS ? packets : 0);
     seal();
     say(AVNE_TUN, 0, 0, tun);
     (void)close(tun);  // the netstack's death is now the device's
@@ -407,9 +438,9 @@ static _Noreturn void environment(enum mode mode)
 }
 
 /* Outside: dies with the supervisor, and pid 1 dies with it. */
-static _Noreturn void guard(pid_t init)
+static _Noreturn void guard(enum mode mode, pid_t init)
 {
-    drop_privileges();
+    drop_privileges(mode, 0);
     (void)close(LINE);
     (void)!chdir("/");
     while (waitpid(init, NULL, 0) < 0 && errno == EINTR)
@@ -432,7 +463,7 @@ int main(int argc, char **argv)
     mode = identify();                                                  // 4
     if (mode != ROOTLESS) {                                             // 5
         must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
-        keep_two_capabilities();
+        keep_two_capabilities(mode);
     }
     heard = hear(&request, NULL);                                       // 6
     if (heard == 0)
@@ -449,5 +480,5 @@ int main(int argc, char **argv)
     must(AVNE_STAGE_FORK, init);
     if (init == 0)
         environment(mode);                                              // 9–16
-    guard(init);                                                        // 17
+    guard(mode, init);                                                        // 17
 }

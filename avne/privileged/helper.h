@@ -26,6 +26,8 @@ void say_on(int line, int flags, enum avne_type type, enum avne_stage stage, int
 int hear(struct avne_message *message, int *fd);
 int check_peer(int line);
 int way_around(int fd);
+bool can_give_packets(void);              /* whether init holds CAP_NET_RAW, which is not in force */
+int take_capabilities(bool raw);          /* before an exec: that one, or none */
 _Noreturn void fail(enum avne_stage stage, int error);
 void must(enum avne_stage stage, long result);
 void reach_files_as(uid_t uid);
@@ -45,6 +47,7 @@ struct start {
     mode_t umask;
     unsigned long personality;
     bool attached;                        /* in a session of its own, with the following */
+    bool raw;                             /* with CAP_NET_RAW over the environment's network */
     bool terminal;                        /* standard[0] is to be its controlling terminal */
     int standard[LINE];                   /* none of them 0 to 2 */
 };

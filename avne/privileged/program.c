@@ -118,7 +118,8 @@ static _Noreturn void become_program(const struct start *start, int report)
             (void)sigaddset(&blocked, number);
     }
     if ((!start->attached || stand_apart(start) == 0) && dup3(report, LINE, O_CLOEXEC) == LINE
-        && close_range(LINE + 1, ~0U, 0) == 0 && sigprocmask(SIG_SETMASK, &blocked, NULL) == 0) {
+        && close_range(LINE + 1, ~0U, 0) == 0 && take_capabilities(start->raw) == 0
+        && sigprocmask(SIG_SETMASK, &blocked, NULL) == 0) {
         environ = start->env;  // execvp(3) takes PATH from there
         (void)execvp(start->argv[0], start->argv);
     }

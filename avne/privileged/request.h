@@ -100,7 +100,7 @@ struct avne_attach {
     uint32_t umask;
     uint32_t personality;
     uint32_t terminal;                    /* 1: a terminal of its own instead of those among 0 to 2 */
-    uint32_t zero;
+    uint32_t raw;                         /* 1: with CAP_NET_RAW over the environment's own network */
 };
 
 #endif

@@ -148,3 +148,38 @@ def test_a_process_in_a_namespace_below_names_it_too(in_mode, bed):
         )
         done = _avne(avne, "attach", str(leaf), "echo", "hi")
         assert (done.returncode, done.stdout) == (0, "hi\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "capture",
+    [
+        ["tcpdump", "-lni", "tun0", "-c", "1", "dst", places.V4],
+        ["tshark", "-lni", "tun0", "-c", "1", "-f", f"dst {places.V4}"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_capture_programs_see_the_tun(in_mode, bed, capture):
+    """The original's use of attach."""
+    avne = in_mode("rootless")
+    script = f"echo up; while :; do wget -qO /dev/null http://{places.V4}/; done"
+    with avne.start("sh", "-c", script, upstream=bed.socks, options=["--name", "watched"]) as run:
+        assert run.stdout.readline() == "up\n"
+        done = _avne(avne, "attach", "--raw", "watched", *capture)
+        assert done.returncode == 0, done.stderr
+        assert "10.213.0.2" in done.stdout
+        assert places.V4 in done.stdout
+        without = _avne(avne, "attach", "watched", *capture)
+        assert without.returncode not in (0, 125)
+        run.terminate()
+        run.wait(20)
+
+
+def test_capturing_where_it_cannot_be_is_told(in_mode, bed):
+    avne = in_mode("setuid")
+    with avne.start("sh", "-c", "echo up; exec sleep 60", upstream=bed.socks, options=["--name", "w"]) as run:
+        assert run.stdout.readline() == "up\n"
+        done = _avne(avne, "attach", "--raw", "w", "true")
+        assert done.returncode == 125
+        assert "--helper rootless" in done.stderr
+        run.terminate()
+        run.wait(20)

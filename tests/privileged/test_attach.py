@@ -95,7 +95,7 @@ def _packed(**changes):
     fields = {
         "magic": launch.MAGIC, "type": launch.ATTACH, "layout": launch.layout(), "stage": 0, "value": 0,
         "ignored": 0, "blocked": 0, "argc": 1, "envc": 0, "umask": 0, "personality": 0,
-        "terminal": 0, "zero": 0,
+        "terminal": 0, "raw": 0,
     }  # fmt: skip
     return attach.REQUEST.pack(*{**fields, **changes}.values())
 
@@ -573,3 +573,91 @@ def test_ten_thousand_requests_of_all_kinds(running):
     assert running.works()
     assert _open_files(init) == before
     assert len(_children(init)) == 1, "no zombies, and nothing that still runs but the first program"
+
+
+# Packets
+
+SNIFF = """
+import ctypes, json, os, socket, sys
+packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+packets.bind(("tun0", 0))
+packets.settimeout(10)
+probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+probe.sendto(b"seen", ("198.51.100.1", 9))
+while b"seen" not in packets.recv(65536):
+    pass
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+refused = []
+for what in (
+    lambda: os.setresuid(0, 0, 0),
+    lambda: os.open("/dev/mem", os.O_RDWR),
+    lambda: socket.sethostname("other"),
+):
+    try:
+        what()
+        refused.append(False)
+    except OSError:
+        refused.append(True)
+status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+held = {name: int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")}
+print(json.dumps([refused, held]))
+"""
+NET_RAW = 1 << 13
+
+
+def test_with_raw_it_sees_the_packets_and_may_do_nothing_else(helper):
+    def work():
+        running = Running(stage.prepare(helper, stage.ROOTLESS))
+        answers = [Guest(running).run(stage.PYTHON, "-I", "-c", SNIFF, raw=raw) for raw in (True, False)]
+        running.close()
+        return answers
+
+    (code, seen), (without, _) = stage.apart(work)
+    assert code == 0, seen
+    refused, held = json.loads(seen)
+    assert refused == [True] * 3
+    assert held == {"CapPrm": NET_RAW, "CapEff": NET_RAW, "CapBnd": 0, "CapAmb": NET_RAW}
+    assert without == 1, "the control: the same without --raw"
+
+
+def test_only_the_one_that_was_asked_for_has_it(helper):
+    """Neither the first program, nor another attached one, nor by an exec or a file's capabilities."""
+
+    def work():
+        running = Running(stage.prepare(helper, stage.ROOTLESS))
+        guest = Guest(running)
+        guest.request(PLAIN._replace(argv=FOR_EVER, raw=True))
+        assert guest.receive() == launch.Started()
+        (init,) = _children(running.environment.pid)
+        found = [_capabilities(pid) for pid in (init, *_children(init))]
+        plain = Guest(running).run("grep", "^Cap", "/proc/self/status")
+        running.close()
+        return [*found, plain[1]]
+
+    init, first, raw, plain = stage.apart(work)
+    nothing = dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), 0)
+    assert init == {**nothing, "CapInh": NET_RAW, "CapPrm": NET_RAW}, "held, not in force"
+    assert first == nothing
+    assert raw == {**nothing, "CapInh": NET_RAW, "CapPrm": NET_RAW, "CapEff": NET_RAW, "CapAmb": NET_RAW}
+    assert {int(line.split()[1], 16) for line in plain.splitlines()} == {0}
+
+
+def _capabilities(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1], 16) for line in lines if line.startswith("Cap")}
+
+
+@pytest.mark.parametrize("mode", [stage.SETUID, stage.ROOT], ids=lambda mode: mode.name)
+def test_where_it_would_be_the_hosts_capability_it_is_refused(helper, mode):
+    def work():
+        running = Running(stage.prepare(helper, mode))
+        guest = Guest(running)
+        guest.request(PLAIN._replace(raw=True))
+        answer = stage.names(guest.receive())
+        (init,) = _children(running.environment.pid)
+        held = _capabilities(init)
+        good = running.works()
+        running.close()
+        return [answer, set(held.values()) == {0}, good]
+
+    assert stage.apart(work) == [["Failed", "ATTACH", errno.EOPNOTSUPP], True, True]
