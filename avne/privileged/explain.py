@@ -98,7 +98,7 @@ def _not_attached(error: int) -> tuple[str, str]:
         errno.ESRCH: "It is ending; start another: avne run PROGRAM",
         errno.EUSERS: "It has as many attached programs as it can: end one of them.",
         errno.EPERM: "Only the user who started it can attach to it.",
-        errno.EOPNOTSUPP: "For --raw it has to be in a user namespace: avne run --helper rootless, not as root.",
+        errno.EOPNOTSUPP: "--raw needs one in a user namespace: avne run --helper rootless, not as root.",
     }
     return problem, cures.get(error, "Fewer arguments or a smaller environment?")
 

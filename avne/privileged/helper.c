@@ -46,7 +46,7 @@ enum { EXIT_MISUSED = 126 };  // not started by avne: there is nobody to tell
 static const unsigned long locked_bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP
     | SECBIT_NO_SETUID_FIXUP_LOCKED;
 static const unsigned long no_ambient = SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
-static const uint64_t packets = 1U << CAP_NET_RAW;  // what a rootless init can give to attached programs
+static const uint64_t packets = 1ULL << CAP_NET_RAW;  // what a rootless init can give to attached programs
 
 static struct saved saved;
 

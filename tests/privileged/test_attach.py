@@ -11,6 +11,7 @@ import random
 import select
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -571,8 +572,11 @@ def test_ten_thousand_requests_of_all_kinds(running):
     os.close(memory)
     assert started == 200
     assert running.works()
-    assert _open_files(init) == before
-    assert len(_children(init)) == 1, "no zombies, and nothing that still runs but the first program"
+    until = time.monotonic() + BOUND
+    while _open_files(init) != before:
+        assert time.monotonic() < until, _open_files(init)
+    while len(_children(init)) > 1:  # what was killed last may take a moment
+        assert time.monotonic() < until, "zombies, or something still runs beside the first program"
 
 
 # Packets
