@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from avne.cli.signals import Inherited
+from avne.paths import Session
 from avne.privileged.launch import Request
 from avne.upstream.spec import UpstreamSpec
 
@@ -13,6 +14,8 @@ from avne.upstream.spec import UpstreamSpec
 class Job(NamedTuple):
     """What to run, and with what."""
 
+    session: Session
+    name: str  # of the session, "" for none
     argv: list[str]
     environ: dict[str, str]
     inherited: Inherited

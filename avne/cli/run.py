@@ -31,6 +31,7 @@ class More(NamedTuple):
     quiet: bool = False
     openings: Options = NONE
     capture: str | None = None  # the file that everything on the tun is written to
+    name: str = ""  # what other commands may call the environment
 
 
 def run(program: list[str], flags: Mapping[str, Any], more: More) -> int:
@@ -46,12 +47,14 @@ def run(program: list[str], flags: Mapping[str, Any], more: More) -> int:
     helpers = _helpers(config, options)
     capture_fd = open_capture(more.capture) if more.capture is not None else -1
     try:
-        with _upstream(config, console) as upstream, _session(config, console) as (session, log):
+        with _upstream(config, console) as upstream, _session(config, console, more.name) as (session, log):
             listener = _listen(session)
             openings = Openings(options, os.environ, session.directory, console)
             argv = program or [os.environ.get("SHELL") or "/bin/sh"]
             warn_of_hidden(argv, openings, console)
             job = Job(
+                session=session,
+                name=more.name,
                 argv=argv,
                 environ=_environment(options, config, {**openings.variables, **_marks(session)}, console),
                 inherited=state,
@@ -146,8 +149,8 @@ def _upstream(config: Config, console: Console) -> Iterator[UpstreamSpec]:
 
 
 @contextlib.contextmanager
-def _session(config: Config, console: Console) -> Iterator[tuple[Session, Log]]:
-    session = open_session()
+def _session(config: Config, console: Console, name: str) -> Iterator[tuple[Session, Log]]:
+    session = open_session(name=name)
     log = Log(session.id, config["log_names"], console.log if console.verbose > 1 else None)
     try:
         yield session, log

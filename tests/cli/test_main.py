@@ -69,11 +69,12 @@ def test_what_follows_the_program_belongs_to_it(ran, arguments, program):
 
 def test_every_setting_is_an_option_of_run(ran):
     cli.main(["run", "--upstream", "u", "--workers", "2", "--resolver", "r", "--helper", "h", "--torrc", "/t",
-              "--log-names", "-vvv", "-q", "--capture", "c", "true"])  # fmt: skip
+              "--log-names", "-vvv", "-q", "--capture", "c",
+              "--name", "n", "true"])  # fmt: skip
     program, flags, more = ran[0]
     assert flags == {"upstream": "u", "workers": "2", "resolver": "r", "helper": "h", "tor.torrc": "/t",
                      "log_names": "true", "verbose": 2}  # fmt: skip
-    assert more == More(quiet=True, capture="c")
+    assert more == More(quiet=True, capture="c", name="n")
     assert program == ["true"]
 
 
@@ -100,6 +101,10 @@ def test_what_opens_and_closes_holes(ran):
         (["run", "--helper", "sudo", "true"], 125, "It takes auto, rootless or setuid."),
         (["run", "--upstream", "http://x:1", "true"], 125, "an upstream begins with tor:// or socks5://"),
         (["--foo"], 125, "unknown option --foo"),
+        (["attach"], 125, "See: avne attach --help"),
+        (["attach", "--foo", "one"], 125, "--foo"),
+        (["ps", "one"], 2, "one"),
+        (["stop"], 2, "See: avne stop --help"),
         (["doctor", "--foo"], 2, "--foo"),
         (["setup", "now"], 2, "now"),
         (["config", "--foo"], 2, "See: avne config --help"),
