@@ -214,6 +214,12 @@ def _setup(options: argparse.Namespace) -> int:
     return setup(options.remove, options.dry_run)
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from avne.cli.verify import verify
+
+    return verify(options.json)
+
+
 def _prepare_help(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("command", nargs="?", choices=[*COMMANDS], metavar="COMMAND", help="one of avne's")
 
@@ -237,6 +243,12 @@ COMMANDS = {
         "check what this machine has and what is missing",
         _json_option,
         _doctor,
+    ),
+    "verify": Command(
+        "[--json]",
+        "try every known way out of an environment, and show what stops it",
+        _json_option,
+        _verify,
     ),
     "setup": Command(
         "[--remove] [--dry-run]",
