@@ -15,7 +15,8 @@ from avne.probes.sockets import DAEMONS
 _KEEP = 400  # characters of a file that tell it from another
 _SETUID: Final = ("/usr/bin/su", "/bin/su", "/usr/bin/mount", "/bin/mount", "/usr/bin/passwd")
 _NETWORK_TYPES: Final = (
-    "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "autofs", "fuse.sshfs", "fuse.gvfsd-fuse", "fuse.rclone",
+    "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "autofs",
+    "fuse.sshfs", "fuse.gvfsd-fuse", "fuse.rclone",
 )  # fmt: skip
 _HARMLESS_MODULES: Final = frozenset(("files", "dns", "compat", "db", "myhostname"))
 

@@ -30,7 +30,8 @@ OWN: Final = {
         "L17", "home", "renamed.sock", STREAM, True, "a socket in the home that is renamed meanwhile"),
     "unix-home-dgram-late": (
         "L17", "home", "dgram-late.sock", DATAGRAM, True, "a datagram socket in the home, made meanwhile"),
-    "unix-cwd-late": ("L17", "cwd", "late.sock", STREAM, True, "a socket in the working directory, made meanwhile"),
+    "unix-cwd-late": ("L17", "cwd", "late.sock", STREAM, True,
+        "a socket in the working directory, made meanwhile"),
 }  # fmt: skip
 
 # Daemons that act for whoever connects, and where they listen; `{home}` and `{uid}` are filled in.
