@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from avne.cli.signals import Inherited
+from avne.privileged.launch import Request
 from avne.upstream.spec import UpstreamSpec
 
 
@@ -20,3 +21,4 @@ class Job(NamedTuple):
     listener: int  # the listening ipc socket
     upstream: UpstreamSpec
     workers: int
+    request: Request  # what the environment is to be

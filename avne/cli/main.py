@@ -167,6 +167,21 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
     setting("tor.torrc", "FILE")
+
+    def more(name: str, metavar: str, text: str) -> None:
+        parser.add_argument(name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")
+
+    def switch(name: str, text: str) -> None:
+        parser.add_argument(name, action="store_true", help=text)
+
+    more("--share", "PATH[:ro]", "show a file, directory or socket that is hidden inside, and open it")
+    switch("--private-home", "throw away what is written to the home directory")
+    parser.add_argument("--profile", default="", metavar="NAME",
+                        help="keep what is written to the home directory apart, under this name")  # fmt: skip
+    switch("--gui", "open the Wayland and X11 display")
+    switch("--strict", "no unix sockets at all")
+    more("--env", "NAME", "pass a variable of the environment on")
+    more("--setenv", "NAME=VALUE", "set a variable of the environment")
     parser.add_argument("--log-names", dest="log_names", action="store_const", const="true",
                         help="log the names and addresses of hosts")  # fmt: skip
     parser.add_argument("-v", "--verbose", action="count",
@@ -176,15 +191,20 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from avne.cli.openings import Options
     from avne.cli.run import run
 
     program = options.program
     if program[:1] == ["--"]:
         program = program[1:]
-    flags = {name: getattr(options, name) for name in KEYS}
+    flags = {name: getattr(options, name) for name in KEYS if name != "env"}
     if options.verbose is not None:
         flags["verbose"] = min(options.verbose, 2)
-    return run(program, flags, options.quiet)
+    openings = Options(
+        tuple(options.share), options.private_home, options.profile, options.gui, options.strict,
+        tuple(options.env), tuple(options.setenv),
+    )  # fmt: skip
+    return run(program, flags, options.quiet, openings)
 
 
 def _json_option(parser: argparse.ArgumentParser) -> None:

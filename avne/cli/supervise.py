@@ -95,7 +95,7 @@ class Supervisor:
         self._console.phase("helper, netstack and workers started")
 
     def _start_helper(self) -> None:
-        self._environment = launch.Environment(self._helpers.pop(0))
+        self._environment = launch.Environment(self._helpers.pop(0), self._job.request)
         self._loop.watch(self._environment.fileno(), self._on_environment)
 
     def _start_worker(self, slot: int, generation: int) -> None:

@@ -29,6 +29,18 @@ _PLAIN = {
         "standard input, output or error is a network socket or a directory, a way around avne",
         "Put a pipe between: SOURCE | avne run … | TARGET",
     ),
+    "FIND": (
+        "a file or directory that was to be shown inside has gone, or was moved",
+        "Do --share, the working directory and HOME name what is there? Then try again.",
+    ),
+    "SHARE": (
+        "a file or directory cannot be shown inside",
+        "Does --share name a file, directory or socket that no other option hides or makes read-only?",
+    ),
+    "MOUNT_HOME": (
+        "the home directory cannot be covered by an overlay",
+        "Is no other file system mounted below it? Else leave --private-home and --profile out.",
+    ),
     "FORK": ("no more processes can be started", "Look at ulimit -u, and end some."),
     "TUN_CONFIGURE": (
         "the tun device cannot be set up",
@@ -45,7 +57,10 @@ _PLACES = {
     "MOUNT_PRIVATE": "the mounts cannot be made private",
     "MOUNT_PROC": "a new /proc cannot be mounted",
     "MOUNT_SYS": "a new /sys cannot be mounted",
-    "MOUNT_RUN": "/run and /dev/shm cannot be covered",
+    "MOUNT_RUN": "/run cannot be covered",
+    "MOUNT_TMP": "/tmp and /var/tmp cannot be covered",
+    "MASK": "what tells of the host in /proc, or a socket, cannot be covered",
+    "MOUNT_DEV": "a new /dev cannot be made",
     "MOUNT_ETC": "/etc cannot be covered by an overlay",
 }
 

@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/keyctl.h>
 #include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
@@ -85,29 +86,29 @@ void must(enum avne_stage stage, long result)
         fail(stage, errno);
 }
 
-/* The next message: 1, end of file: 0, something else: -1 with errno.  Without room for a
- * descriptor (`fd` null) a message that carries one is refused, and none is ever installed. */
-int hear(struct avne_message *message, int *fd)
+/* The next message: 1, end of file: 0, something else: -1 with errno.  Takes up to `room` descriptors
+ * that came with it, close-on-exec; a message that carries more is refused. */
+int hear_many(struct avne_message *message, int *fds, unsigned room, unsigned *count)
 {
     union {
         struct cmsghdr head;
-        char room[CMSG_SPACE(sizeof(int))];
+        char room[CMSG_SPACE(sizeof(int) * AVNE_MAX_PATHS)];
     } rights = {.room = {0}};
     struct iovec part = {message, sizeof *message};
-    struct msghdr packet = {.msg_iov = &part, .msg_iovlen = 1};
+    // Not CMSG_SPACE: that may have room for one more.
+    struct msghdr packet = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = rights.room,
+                            .msg_controllen = CMSG_LEN(sizeof *fds * room)};
     ssize_t size;
 
-    if (fd) {
-        *fd = -1;
-        packet.msg_control = rights.room;
-        packet.msg_controllen = CMSG_LEN(sizeof *fd);  // not CMSG_SPACE: that has room for two
-    }
+    *count = 0;
     do
         size = recvmsg(LINE, &packet, MSG_CMSG_CLOEXEC);
     while (size < 0 && errno == EINTR);
-    if (fd && packet.msg_controllen >= CMSG_LEN(sizeof *fd) && rights.head.cmsg_level == SOL_SOCKET
-        && rights.head.cmsg_type == SCM_RIGHTS)
-        memcpy(fd, CMSG_DATA(&rights.head), sizeof *fd);
+    if (packet.msg_controllen >= CMSG_LEN(sizeof *fds) && rights.head.cmsg_level == SOL_SOCKET
+        && rights.head.cmsg_type == SCM_RIGHTS) {
+        *count = (unsigned)((rights.head.cmsg_len - CMSG_LEN(0)) / sizeof *fds);
+        memcpy(fds, CMSG_DATA(&rights.head), *count * sizeof *fds);
+    }
     if (size <= 0)
         return (int)size;
     errno = EBADMSG;
@@ -117,6 +118,17 @@ int hear(struct avne_message *message, int *fd)
         return -1;
     errno = EPROTO;
     return message->layout == AVNE_LAYOUT ? 1 : -1;
+}
+
+/* The same with room for one; -1 where none came. */
+int hear(struct avne_message *message, int *fd)
+{
+    unsigned count;
+    int heard = hear_many(message, fd, 1, &count);
+
+    if (count == 0)
+        *fd = -1;
+    return heard;
 }
 
 // ---- start-up: nothing of the caller's stays ---------------------------------------------------
@@ -260,9 +272,12 @@ static enum mode identify(void)
 }
 
 /* From here on this process and all that come of it can hold at most what the work needs, and
- * an exec gives nothing, whatever the file and the user. */
-static void keep_two_capabilities(void)
+ * an exec gives nothing, whatever the file and the user.  An overlay over the home directory works in a
+ * directory of mode 0: but for that, CAP_DAC_OVERRIDE is not kept, and in setuid mode never. */
+static void keep_capabilities(enum mode mode, uint32_t flags)
 {
+    const uint32_t wanted = 1U << CAP_SYS_ADMIN | 1U << CAP_NET_ADMIN
+        | (mode != SETUID && flags & AVNE_OWN_HOME ? 1U << CAP_DAC_OVERRIDE : 0);
     struct __user_cap_data_struct held[2];
 
     must(AVNE_STAGE_DROP, prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
@@ -271,7 +286,7 @@ static void keep_two_capabilities(void)
     must(AVNE_STAGE_DROP, prctl(PR_SET_SECUREBITS, locked_bits, 0, 0, 0));
     get_capabilities(held);
     must(AVNE_STAGE_DROP,
-         set_capabilities(held[0].permitted & (1U << CAP_SYS_ADMIN | 1U << CAP_NET_ADMIN)));
+         set_capabilities(held[0].permitted & wanted));
 }
 
 // ---- namespaces --------------------------------------------------------------------------------
@@ -300,7 +315,7 @@ static void write_map(const char *path, unsigned id)
     must(AVNE_STAGE_ID_MAP, write_file(AT_FDCWD, path, 0, text));
 }
 
-static void unshare_everything(enum mode mode)
+static void unshare_everything(enum mode mode, uint32_t flags)
 {
     static const int spaces =
         CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
@@ -320,7 +335,7 @@ static void unshare_everything(enum mode mode)
     write_map("/proc/self/uid_map", uid);
     write_map("/proc/self/gid_map", gid);
     must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));  // the maps are the owner's to write: not earlier
-    keep_two_capabilities();
+    keep_capabilities(mode, flags);
 }
 
 
@@ -374,19 +389,29 @@ static void drop_privileges(void)
 }
 
 
+/* The caller's session keyring holds keys of its logins and of its network file systems. */
+static void join_new_keyring(void)
+{
+    if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS)
+        fail(AVNE_STAGE_SEAL, errno);
+}
+
 // ---- two processes come of it ------------------------------------------------------------------
 
-static _Noreturn void environment(enum mode mode)
+static _Noreturn void environment(enum mode mode, struct wishes *wishes)
 {
     int tun;
 
     must(AVNE_STAGE_MOUNT_PRIVATE, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+    find_again(wishes);
     tun = make_tun(mode);
     make_network();
-    make_view(mode);
+    make_view(mode, wishes);
     must(AVNE_STAGE_DROP, chdir("/"));
     drop_privileges();
-    seal();
+    join_new_keyring();
+    seal(wishes);
+    forget_paths(wishes);
     say(AVNE_TUN, 0, 0, tun);
     (void)close(tun);  // the netstack's death is now the device's
     serve(&saved);
@@ -396,7 +421,7 @@ static _Noreturn void environment(enum mode mode)
 static _Noreturn void guard(pid_t init)
 {
     drop_privileges();
-    (void)close(LINE);
+    (void)close_range(LINE, ~0U, 0);
     (void)!chdir("/");
     while (waitpid(init, NULL, 0) < 0 && errno == EINTR)
         ;
@@ -405,34 +430,36 @@ static _Noreturn void guard(pid_t init)
 
 int main(int argc, char **argv)
 {
+    static struct wishes wishes;
     struct avne_message request = {0};
     enum mode mode;
     sigset_t all;
     pid_t init;
+    unsigned count;
     int heard;
 
     reset_process(argc, argv);                                          // 1
     check_line();                                                       // 2
     check_standard_descriptors();                                       // 3
     mode = identify();                                                  // 4
-    if (mode != ROOTLESS) {                                             // 5
+    if (mode != ROOTLESS)
         must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
-        keep_two_capabilities();
-    }
-    heard = hear(&request, NULL);                                       // 6
+    heard = hear_many(&request, wishes.paths, AVNE_MAX_PATHS, &count);  // 5
     if (heard == 0)
         _exit(0);
-    if (heard < 0 || request.type != AVNE_REQUEST)
+    if (heard < 0 || !read_wishes(&wishes, &request, count, mode))
         fail(AVNE_STAGE_REQUEST, heard < 0 ? errno : EBADMSG);
+    if (mode != ROOTLESS)
+        keep_capabilities(mode, wishes.flags);                          // 6
     if (!getcwd(saved.cwd, sizeof saved.cwd))
         saved.cwd[0] = '\0';
-    unshare_everything(mode);                                           // 7
+    unshare_everything(mode, wishes.flags);                             // 7
     // What the terminal sends to all of its process group is for the program, not for these two.
     (void)sigfillset(&all);
     must(AVNE_STAGE_FORK, sigprocmask(SIG_SETMASK, &all, NULL));        // 8
     init = fork();
     must(AVNE_STAGE_FORK, init);
     if (init == 0)
-        environment(mode);                                              // 9–16
-    guard(init);                                                        // 17
+        environment(mode, &wishes);                                     // 9–17
+    guard(init);                                                        // 18
 }

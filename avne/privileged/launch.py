@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -26,8 +27,9 @@ MESSAGE: Final = struct.Struct("=IIQIiQQII")  # magic type layout stage value ig
 
 STAGES: Final = (
     "REQUEST", "STDIO", "IDENTITY", "USER_NAMESPACE", "ID_MAP", "NAMESPACES", "FORK", "MOUNT_PRIVATE",
-    "TUN_OPEN", "TUN_CONFIGURE", "ADDRESSES", "ROUTES", "MOUNT_PROC", "MOUNT_SYS", "MOUNT_RUN",
-    "MOUNT_ETC", "HOSTNAME", "DROP", "SEAL", "GO", "EXEC",
+    "FIND", "TUN_OPEN", "TUN_CONFIGURE", "ADDRESSES", "ROUTES", "MOUNT_PROC", "MOUNT_SYS", "MOUNT_RUN",
+    "MOUNT_TMP", "MOUNT_ETC", "MASK", "MOUNT_HOME", "MOUNT_DEV", "SHARE", "HOSTNAME", "DROP",
+    "SEAL", "GO", "EXEC",
 )  # fmt: skip
 # Where the setuid helper has rights that an ordinary user lacks.
 _RIGHTS: Final = frozenset(STAGES[STAGES.index("USER_NAMESPACE") : STAGES.index("DROP")])
@@ -37,6 +39,46 @@ INSTALLED: Final = "/usr/local/libexec/avne/avne-helper"
 
 _LINE: Final = 3
 _END_BOUND: Final = 5.0
+
+
+STRICT, OWN_HOME, KEPT_HOME = 1, 2, 4
+MAX_SHARES, MAX_PATHS = 64, 250
+
+
+class Share(NamedTuple):
+    """A file, directory or socket that is to be seen inside where it is; `fd` is of the kind O_PATH.
+
+    `opened`: the sockets that it is, or that are made in it, may be reached.
+    """
+
+    fd: int
+    read_only: bool = False
+    opened: bool = False
+
+
+class Request(NamedTuple):
+    """What an environment is to be beyond the constants; every descriptor is O_PATH, and the caller's.
+
+    `homes`: the home directory that is to be covered, and, to keep what is written to it, the
+    overlay's upper and work directory.  `masks`: sockets to be hidden.
+    """
+
+    strict: bool = False
+    homes: tuple[int, ...] = ()
+    shares: tuple[Share, ...] = ()
+    masks: tuple[int, ...] = ()
+
+    @property
+    def flags(self) -> int:
+        home = (0, OWN_HOME, 0, OWN_HOME | KEPT_HOME)[len(self.homes)]
+        return (STRICT if self.strict else 0) | home
+
+    @property
+    def fds(self) -> list[int]:
+        return [*self.homes, *(share.fd for share in self.shares), *self.masks]
+
+
+NOTHING_MORE: Final = Request()
 
 
 class Tun(NamedTuple):
@@ -123,18 +165,21 @@ class Environment:
     """One helper, and later the environment it has made.
 
     `pid` is the helper's, a child of ours; `setuid` says which kind it is; `fileno()` is to be
-    polled for reading.  Raises `AvneError` where the helper cannot be started.
+    polled for reading.  `stdio`: what the program gets as standard input, output and error (child's
+    number → ours) where that is not what we have.  Raises `AvneError` where the helper cannot be started.
     """
 
     __slots__ = ("_layout", "_line", "pid", "setuid")
 
-    def __init__(self, helper: str) -> None:
+    def __init__(
+        self, helper: str, request: Request = NOTHING_MORE, stdio: Mapping[int, int] | None = None
+    ) -> None:
         self._layout = layout()
         self.setuid = helper == INSTALLED
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self.pid = spawn([helper], {_LINE: theirs.fileno()}, {}, session=False)
+                self.pid = spawn([helper], {**(stdio or {}), _LINE: theirs.fileno()}, {}, session=False)
             except OSError as error:
                 self._line.close()
                 raise AvneError(
@@ -142,7 +187,7 @@ class Environment:
                     "Reinstall avne (pip install --force-reinstall avne); if the file system of the "
                     "helper is mounted noexec, install it elsewhere.",
                 ) from error
-        self._send(REQUEST)
+        self._request(request)
 
     def fileno(self) -> int:
         return self._line.fileno()
@@ -178,6 +223,16 @@ class Environment:
             return Failed(STAGES[stage], value)
         return Failed("REQUEST", errno.EBADMSG)
 
+    def _request(self, request: Request) -> None:
+        read_only = opened = 0
+        for number, share in enumerate(request.shares):
+            read_only |= share.read_only << number
+            opened |= share.opened << number
+        self._send(
+            REQUEST, *request.fds, value=request.flags, ignored=read_only, blocked=opened,
+            argc=len(request.shares), envc=len(request.masks),
+        )  # fmt: skip
+
     def go(self, argv: list[str], env: dict[str, str], ignored: int, blocked: int) -> None:
         """Start the program: looked up in the PATH of `env`; signal sets are masks, bit n-1 for n."""
         strings = [os.fsencode(word) for word in argv]
@@ -199,13 +254,13 @@ class Environment:
         self._send(END)
 
     def _send(
-        self, kind: int, fd: int = -1, *, value: int = 0, ignored: int = 0, blocked: int = 0,
+        self, kind: int, *fds: int, value: int = 0, ignored: int = 0, blocked: int = 0,
         argc: int = 0, envc: int = 0,
     ) -> None:  # fmt: skip
         data = MESSAGE.pack(MAGIC, kind, self._layout, 0, value, ignored, blocked, argc, envc)
         # A helper that is gone is found out by its end of file.
         with suppress(BrokenPipeError, ConnectionResetError):
-            socket.send_fds(self._line, [data], [fd] if fd >= 0 else [], socket.MSG_NOSIGNAL)
+            socket.send_fds(self._line, [data], fds, socket.MSG_NOSIGNAL)
 
     def close(self) -> None:
         """End the environment and take in the helper: afterwards nothing of it is left.

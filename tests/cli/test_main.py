@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from avne.cli import main as cli
+from avne.cli.openings import NONE, Options
 from avne.config import KEYS, option, variable
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +69,7 @@ def test_what_follows_the_program_belongs_to_it(ran, arguments, program):
 def test_every_setting_is_an_option_of_run(ran):
     cli.main(["run", "--upstream", "u", "--workers", "2", "--resolver", "r", "--helper", "h", "--torrc", "/t",
               "--log-names", "-vvv", "-q", "true"])  # fmt: skip
-    program, flags, quiet = ran[0]
+    program, flags, quiet, _ = ran[0]
     assert flags == {"upstream": "u", "workers": "2", "resolver": "r", "helper": "h", "tor.torrc": "/t",
                      "log_names": "true", "verbose": 2}  # fmt: skip
     assert quiet
@@ -77,8 +78,15 @@ def test_every_setting_is_an_option_of_run(ran):
 
 def test_an_option_that_is_not_given_is_no_setting(ran):
     cli.main(["run", "true"])
-    assert set(ran[0][1]) == set(KEYS)
+    assert set(ran[0][1]) == set(KEYS) - {"env"}, "--env adds to the setting"
     assert set(ran[0][1].values()) == {None}
+    assert ran[0][3] == NONE
+
+
+def test_what_opens_and_closes_holes(ran):
+    cli.main(["run", "--share", "a:ro", "--share", "b", "--private-home", "--profile", "p", "--gui",
+              "--strict", "--env", "A", "--env", "B", "--setenv", "C=d", "true"])  # fmt: skip
+    assert ran[0][3] == Options(("a:ro", "b"), True, "p", True, True, ("A", "B"), ("C=d",))
 
 
 @pytest.mark.parametrize(
