@@ -5,11 +5,12 @@
 PYTHON := .venv/bin/python
 HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 
-.PHONY: help demo test lint format docs deps venv clean
+.PHONY: help demo test leaktest lint format docs deps venv clean
 
 help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
 	@echo 'make test    lint, types, every test (needs root or sudo)'
+	@echo 'make leaktest  every known way out of an environment, and what stops it; writes docs/leaks.md'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
@@ -27,6 +28,12 @@ test:
 	@scripts/deps test
 	@$(MAKE) --no-print-directory lint
 	@scripts/as-root -m coverage run --source=avne -m pytest $(ARGS)
+
+# The matrix: docs/leaks.md, and in short on the terminal.
+leaktest:
+	@scripts/deps test
+	@$(MAKE) -s venv
+	@scripts/as-root -m tests.leaks
 
 lint: venv
 	$(PYTHON) -m ruff check

@@ -182,6 +182,8 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     switch("--strict", "no unix sockets at all")
     more("--env", "NAME", "pass a variable of the environment on")
     more("--setenv", "NAME=VALUE", "set a variable of the environment")
+    parser.add_argument("--receipt", default="", metavar="FILE",
+                        help="write what the program tried, and what became of it")  # fmt: skip
     parser.add_argument("--log-names", dest="log_names", action="store_const", const="true",
                         help="log the names and addresses of hosts")  # fmt: skip
     parser.add_argument("-v", "--verbose", action="count",
@@ -204,7 +206,7 @@ def _run(options: argparse.Namespace) -> int:
         tuple(options.share), options.private_home, options.profile, options.gui, options.strict,
         tuple(options.env), tuple(options.setenv),
     )  # fmt: skip
-    return run(program, flags, options.quiet, openings)
+    return run(program, flags, options.quiet, openings, options.receipt)
 
 
 def _json_option(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,8 @@ from avne.cli.console import Console
 from avne.cli.environment import program_environment
 from avne.cli.job import Job
 from avne.cli.openings import NONE, Openings, Options
-from avne.cli.signals import Interrupted, die_of, inherited, take_terminal_back
+from avne.cli.receipt import Receipt
+from avne.cli.signals import Inherited, Interrupted, die_of, inherited, take_terminal_back
 from avne.cli.supervise import Supervisor
 from avne.config import Config, load, split_resolver
 from avne.errors import AvneError
@@ -24,7 +25,9 @@ from avne.privileged import launch
 from avne.upstream.spec import UpstreamSpec, parse
 
 
-def run(program: list[str], flags: Mapping[str, Any], quiet: bool, options: Options = NONE) -> int:
+def run(
+    program: list[str], flags: Mapping[str, Any], quiet: bool, options: Options = NONE, receipt: str = ""
+) -> int:
     """Run `program`, the user's shell if it is empty; gives its exit code, or dies of its signal.
 
     Raises `AvneError` for everything that keeps it from running.
@@ -32,7 +35,18 @@ def run(program: list[str], flags: Mapping[str, Any], quiet: bool, options: Opti
     state = inherited()
     settle_descriptors()
     config = load(flags)
-    console = Console(quiet, config["verbose"])
+    with Receipt.at(receipt) as paper:
+        code = _run(program, config, Console(quiet, config["verbose"]), state, options, paper)
+    if code < 0:
+        die_of(-code)
+    return code
+
+
+def _run(
+    program: list[str], config: Config, console: Console, state: Inherited, options: Options,
+    receipt: Receipt | None,
+) -> int:  # fmt: skip
+    """The program's exit code, negative where a signal ended it."""
     helpers = _helpers(config, options)
     try:
         with _upstream(config, console) as upstream, _session(config, console) as (session, log):
@@ -50,13 +64,16 @@ def run(program: list[str], flags: Mapping[str, Any], quiet: bool, options: Opti
                 upstream=upstream,
                 workers=config["workers"],
                 request=openings.request,
+                receipt=receipt,
             )
+            if receipt:
+                receipt.begin(session.id, upstream, options)
             code = Supervisor(job, log, console).run()
             take_terminal_back()
     except Interrupted as interrupted:
         code = -interrupted.number
-    if code < 0:
-        die_of(-code)
+    if receipt:
+        receipt.end(code)
     return code
 
 
@@ -158,4 +175,5 @@ def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
         "endpoint": f"ipc://{session.socket('net.ipc')}",
         "resolver": None if resolver == "none" else split_resolver(resolver),
         "workers": config["workers"],
+        "log_names": config["log_names"],
     }

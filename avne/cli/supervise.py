@@ -135,6 +135,8 @@ class Supervisor:
             self._go_when_ready()
         elif isinstance(event, launch.Started):
             self._console.phase(f"started {self._job.argv[0]}")
+            if self._job.receipt:
+                self._job.receipt.started(self._environment)
         elif isinstance(event, launch.Exited):
             self._program_ended(os.waitstatus_to_exitcode(event.status))
         elif isinstance(event, launch.Failed):
@@ -205,8 +207,10 @@ class Supervisor:
                 self._go_when_ready()
             case ["owing", count]:
                 self._owing = count
-            case ["drained", counters]:
+            case ["drained", counters, account]:
                 self._log.event("info", "net", "counters", counters)
+                if self._job.receipt:
+                    self._job.receipt.network(counters, account)
                 self._console.phase("everything has been handed on")
                 self._drained = True
                 self._end_when_drained()

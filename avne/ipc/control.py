@@ -5,7 +5,7 @@ Each message is ``[verb, argument …]``; a packet is a message, so a half messa
 The verbs::
 
     supervisor → netstack   config {…} · tun (+ fd) · lane IDENTITY (+ fd) · gone IDENTITY · drain
-    netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters}
+    netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters} {account}
                             log LEVEL EVENT {…}
     supervisor → worker     config {…} (+ the lane's fd)
     worker → supervisor     ready · failed PROBLEM CURE · log LEVEL EVENT {…}

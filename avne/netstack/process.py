@@ -45,6 +45,7 @@ class Process:
         config: dict[str, Any] = message[1]
         resolver = config.get("resolver")
         self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
+        self._stack.account.keep_names = bool(config.get("log_names"))
         self._epoll = select.epoll()
         self._lines = Lines(Router(fds[0], config["endpoint"]), self._epoll)
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
@@ -121,7 +122,9 @@ class Process:
             for _ in range(_READS_PER_TURN):
                 room = stack.slab.room(_READ) if stack.slab is not None else None
                 if room is None:
-                    stack.receive(os.read(self._tun, _READ), now)
+                    frame = os.read(self._tun, _READ)
+                    stack.account.frame_in(len(frame))
+                    stack.receive(frame, now)
                 else:
                     self._read_split(room, now)
         except BlockingIOError:
@@ -130,6 +133,7 @@ class Process:
     def _read_split(self, room: memoryview, now: float) -> None:
         head = self._head
         size = os.readv(self._tun, (head, room))
+        self._stack.account.frame_in(size)
         if size < len(head):
             self._stack.receive(bytes(head[:size]), now)
             return
@@ -145,9 +149,10 @@ class Process:
         packets = self._stack.packets
         tun = self._tun
         writev = os.writev
+        account = self._stack.account
         while packets:
             try:
-                writev(tun, packets.popleft())
+                account.frame_out(writev(tun, packets.popleft()))
             except OSError as error:
                 # The kernel refused a frame: ours to fix, but not a reason to end a session.
                 self._stack.count(f"tun-write-{error.errno}")
@@ -231,7 +236,8 @@ class Process:
             self._draining = False
             self._stack.upstreams.drain()
             self._write_workers(time.monotonic())
-            self._control.send("drained", dict(self._stack.counters))
+            account = self._stack.account.sum(self._stack.connections.values(), self._stack.port53.leases())
+            self._control.send("drained", dict(self._stack.counters), account)
 
     def _send_logs(self) -> None:
         logs = self._stack.logs

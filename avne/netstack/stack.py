@@ -26,14 +26,14 @@ from avne.ipc.lane import Piece
 from avne.ipc.messages import Code, Sender
 from avne.ipc.slab import Slab
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
-from avne.netstack import addresses
+from avne.netstack import account, addresses
 from avne.netstack.flows import Flow
 from avne.netstack.port53 import Port53
 from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Payload, Upstreams
 from avne.netstack.verdict import Verdict
-from avne.netstack.wire import icmp, ip, split, tcp, udp
+from avne.netstack.wire import icmp, ip, split, tcp, udp, vnet
 from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
@@ -49,6 +49,7 @@ class Stack:
         self.packets: deque[Packet] = deque()
         self.logs: deque[LogEvent] = deque()
         self.counters: Counter[str] = Counter()
+        self.account = account.Account()
         self.upstreams = Upstreams()
         self.connections: dict[bytes, Connection] = {}
         self.half_open = 0
@@ -67,14 +68,17 @@ class Stack:
 
     def receive(self, frame: bytes, now: float) -> None:
         """One frame from the tun, its vnet header included.  Never raises for what a guest sends."""
+        kind = account.MALFORMED
         try:
             datagram = ip.parse(frame)
             if datagram.protocol == ip.TCP:
                 self._tcp(frame, datagram, now)
+                kind = account.TCP
             else:
-                self._other(frame, datagram, now)
+                kind = self._other(frame, datagram, now)
         except Malformed as error:
             self.count(f"malformed-{error.reason}")
+        self.account.take(kind, len(frame) - vnet.SIZE)
 
     def receive_text(self, head: bytearray, text: memoryview, now: float) -> None:
         """One frame in two parts (wire/split.py); `text` is the beginning of the room of `slab`.
@@ -90,6 +94,7 @@ class Stack:
                 self.text = text
                 arrives.segment(connection, segment, now)
                 self.text = None
+                self.account.take_text(len(head) + len(text) - vnet.SIZE)
                 return
         self.receive(bytes(head) + text, now)
 
@@ -169,28 +174,31 @@ class Stack:
         self.connections[key] = connection
         return connection
 
-    def _other(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
-        """Everything that is not TCP: DNS is answered, the rest refused and counted."""
+    def _other(self, frame: bytes, datagram: ip.Datagram, now: float) -> str:
+        """Everything that is not TCP: DNS is answered, the rest refused and counted.  Gives what it was."""
         if not self._from_guest(datagram):
-            return
+            return account.FOREIGN
         if addresses.is_multicast(datagram.dst):
             self.count(f"multicast-{datagram.protocol}")
-        elif datagram.protocol == ip.UDP:
-            self._udp(frame, datagram, now)
-        elif icmp.is_error(frame, datagram):
+            return account.MULTICAST
+        if datagram.protocol == ip.UDP:
+            return self._udp(frame, datagram, now)
+        if icmp.is_error(frame, datagram):
             self.count("icmp-error")
         else:
             kind = "icmp" if datagram.protocol in (ip.ICMP, ip.ICMPV6) else f"protocol-{datagram.protocol}"
             self.count(kind)
             self.send_unreachable(frame, Unreachable.PROHIBITED, datagram)
+        return account.ICMP if datagram.protocol in (ip.ICMP, ip.ICMPV6) else account.OTHER
 
-    def _udp(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
+    def _udp(self, frame: bytes, datagram: ip.Datagram, now: float) -> str:
         packet = udp.parse(frame, datagram)
         if packet.dst_port == DNS_PORT:
             self.port53.datagram(datagram, packet, now)
-        else:
-            self.count(f"udp-{packet.dst_port}" if packet.dst_port in (123, 443) else "udp")
-            self.send_unreachable(frame, Unreachable.PORT, datagram)
+            return account.DNS
+        self.count(f"udp-{packet.dst_port}" if packet.dst_port in (123, 443) else "udp")
+        self.send_unreachable(frame, Unreachable.PORT, datagram)
+        return account.UDP
 
     def _from_guest(self, datagram: ip.Datagram) -> bool:
         """Whether the source is the environment's own address; a forged one is dropped."""

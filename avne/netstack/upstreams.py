@@ -58,8 +58,10 @@ class Worker:
 class Lease:
     """A flow's place at a worker, and the credits of its two directions."""
 
-    __slots__ = ("_consumed", "_data_header", "_held", "_opened", "_received", "_shut_received", "_shut_sent",
-                 "down_credit", "flow", "over", "session", "up_credit", "upstreams", "worker")  # fmt: skip
+    __slots__ = (
+        "_consumed", "_data_header", "_held", "_opened", "_received", "_shut_received", "_shut_sent",
+        "down_credit", "flow", "over", "sent", "session", "up_credit", "upstreams", "worker",
+    )  # fmt: skip
 
     def __init__(self, upstreams: Upstreams, worker: Worker, flow: int, session: Session) -> None:
         self.upstreams = upstreams
@@ -69,6 +71,7 @@ class Lease:
         self.over = False  # the worker knows it no more; what it has sent may still be in use
         self.up_credit = 0  # bytes we may still send
         self.down_credit = 0  # bytes the worker may still send
+        self.sent = 0  # bytes
         self._received = self._consumed = (
             0  # bytes that it has sent, and of them those the session is done with
         )
@@ -81,7 +84,13 @@ class Lease:
         size = len(payload.view) if isinstance(payload, Piece) else len(payload)
         assert size <= self.up_credit, "more than the upstream granted"
         self.up_credit -= size
+        self.sent += size
         self.upstreams.messages.append((self.worker.identity, self._data_header, payload))
+
+    @property
+    def received(self) -> int:
+        """Bytes that the worker has sent."""
+        return self._received
 
     def consumed(self, count: int) -> None:
         """The session is done with `count` bytes of `data`: the worker may send as many again."""

@@ -3,7 +3,8 @@
 
 ``python -I -m avne.probes.runner WORD…`` does so for the environment of those words, and prints the
 findings as JSON: one row of the matrix that the tests make.  PROBE_FACTS has what only the
-tests can know, as JSON; ``{upstream}`` in a word stands for the stage's own upstream.
+tests can know, as JSON; PROBE_ONLY the names of the probes to try, where not all;
+``{upstream}`` in a word stands for the stage's own upstream.
 """
 
 from __future__ import annotations
@@ -297,7 +298,8 @@ def control(tries: Tries, probes: Iterable[Probe]) -> dict[str, Finding]:
 
 def main() -> None:
     words = sys.argv[1:]
-    probes = [probe for probe in load().values() if not not_here(probe)]
+    only = [name for name in os.environ.get("PROBE_ONLY", "").split(",") if name]
+    probes = [p for p in load().values() if not not_here(p) and (not only or p.name in only)]
     with Stage() as stage:
         stage.facts.update(json.loads(os.environ.get("PROBE_FACTS", "{}")))
         words = [word.replace("{upstream}", stage.upstream.url) for word in words]

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nothing gets out of an environment, in any mode; and every probe would show it if something did."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from avne.probes.probe import LEAKED, UNKNOWN, load
+from tests.bed import people
+from tests.bed.tornet.network import REPOSITORY
+from tests.leaks import matrix
+from tests.leaks.matrix import AVNE, CONTROL, HOST, NETNS, ROOT, SETUID, UNSHOWN, USERNS
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_every_probe_leaks_on_the_host(rows):
+    """The positive control.  What this machine cannot show has its reason, and is little."""
+    missing = matrix.unshown(rows)
+    assert [name for name in missing if name not in UNSHOWN] == []
+    assert len(load()) - len(missing) >= 120
+
+
+def test_the_host_s_packets_are_on_the_wire(rows):
+    """The oracle's control: it hears each kind of packet that the probes send."""
+    heard = " ".join(rows[HOST].packets)
+    kinds = ["tcp 198", "tcp 2001", "udp 198", "udp 2001", "icmp 198", "icmpv6 2001", ":53", ":443", ":853"]
+    for kind in [*kinds, "→ 224.0.0.251:5353", "→ ff02:", "→ 239.255.255.250:1900", "→ 255.255.255.255"]:
+        assert kind in heard, kind
+
+
+@pytest.mark.parametrize("mode", AVNE)
+def test_nothing_leaks(rows, mode):
+    row = rows[mode]
+    assert row.named(LEAKED) == {}
+    assert row.named(UNKNOWN) == {}
+
+
+@pytest.mark.parametrize("mode", AVNE)
+def test_as_many_were_tried_as_outside(rows, mode):
+    """A probe that finds nothing to try inside was not stopped: its absence is the host's too."""
+    control = rows[CONTROL.get(mode, HOST)]
+    absent = set(rows[mode].named("absent"))
+    assert {name for name in absent if control.findings[name].kind == LEAKED} == set()
+
+
+@pytest.mark.parametrize("mode", AVNE)
+def test_no_packet_leaves(rows, mode):
+    assert rows[mode].packets == []
+
+
+def test_bare_namespaces_leak(rows):
+    """What avne is for: a network namespace alone lets most of it out."""
+    assert rows[NETNS].count(LEAKED) >= 80
+    assert rows[USERNS].count(LEAKED) >= 80
+
+
+def test_the_document_knows_every_probe():
+    """docs/leaks.md is of this list: make leaktest."""
+    text = (REPOSITORY / "docs" / "leaks.md").read_text()
+    assert re.findall(r"^\| L\d\d \| `([a-z0-9-]+)`", text, re.MULTILINE) == list(load())
+
+
+def _verify(machine, installed, person, helper, *options):
+    return machine.run([installed.avne, "verify", *options], person, {"AVNE_HELPER": helper})
+
+
+@pytest.mark.parametrize(("mode", "helper"), [(SETUID, "setuid"), (ROOT, "auto")])
+def test_verify_says_so_in_json(machine, installed, mode, helper):
+    person = people.ROOT if mode == ROOT else machine.user
+    done = _verify(machine, installed, person, helper, "--json")
+    report = json.loads(done.stdout)
+    assert {probe["name"] for probe in report["probes"] if probe["result"] not in ("stopped", "absent")} <= {
+        *UNSHOWN, "setuid-program", "dev-kmsg", "dev-vsock",
+    }  # fmt: skip
+    assert (done.returncode, report["good"], report["counts"]["leaked"]) == (0, True, 0)
+    assert report["mode"] == helper.replace("auto", "root")
+    assert report["counts"]["stopped"] >= 100
+    assert report["upstream_requests"] >= 3, "the TCP probes came to the upstream"
+    assert machine.packets() == [], "the controls of packets are not sent on a real wire"
+
+
+def test_verify_prints_a_board(machine, installed):
+    done = _verify(machine, installed, machine.user, "rootless")
+    assert done.returncode == 0, done.stdout + done.stderr
+    *board, total, about = done.stdout.splitlines()
+    assert re.match(r"\d+ ways out that are open outside: \d+ stopped, 0 leak; \d+ could not", total)
+    assert "rootless" in about
+    lines = [line for line in board if line.startswith("  ✓ ")]
+    assert len(lines) >= 100
+    assert len({line.index(load()[line.split()[2]].sentence[:20]) for line in lines}) == 1, "aligned"
+    assert any(line.startswith("Not tried (shows a leak to root only): ") for line in board)
