@@ -239,7 +239,16 @@ def _setup(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from avne.cli.verify import verify
 
-    return verify(options.json)
+    switches = {"--strict": options.strict, "--private-home": options.private_home}
+    return verify(options.json, [name for name, given in switches.items() if given])
+
+
+def _prepare_verify(parser: argparse.ArgumentParser) -> None:
+    _json_option(parser)
+    parser.add_argument(
+        "--strict", action="store_true", help="of an environment that avne run --strict makes"
+    )
+    parser.add_argument("--private-home", action="store_true", help="the same of --private-home")
 
 
 def _prepare_help(parser: argparse.ArgumentParser) -> None:
@@ -267,9 +276,9 @@ COMMANDS = {
         _doctor,
     ),
     "verify": Command(
-        "[--json]",
+        "[--json] [--strict] [--private-home]",
         "try every known way out of an environment, and show what stops it",
-        _json_option,
+        _prepare_verify,
         _verify,
     ),
     "setup": Command(

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 
 from avne import __version__
 from avne.cli.console import Console, colour
@@ -25,9 +26,10 @@ from avne.probes.stage import Stage
 _RUN = ["run", "--quiet", "--workers", "1", "--resolver", "192.0.2.53:53", "--upstream"]
 
 
-def verify(as_json: bool) -> int:
+def verify(as_json: bool, options: Sequence[str] = ()) -> int:
     """Run all probes and print the board; gives 0 when everything was stopped, else 1.
 
+    `options` are further ones of ``avne run``, as --strict, whose environment is to be verified.
     Raises `AvneError` where no environment can be made.
     """
     load()  # a bad setting is told at once
@@ -39,7 +41,8 @@ def verify(as_json: bool) -> int:
             console.progress(f"trying {len(here)} ways out, outside")
             outside = control(tries, here)
             console.progress(f"trying {len(here)} ways out, inside")
-            inside = tries.run([sys.executable, "-I", "-m", "avne", *_RUN, stage.upstream.url, "--"], here)
+            words = [sys.executable, "-I", "-m", "avne", *_RUN, stage.upstream.url, *options, "--"]
+            inside = tries.run(words, here)
         finally:
             console.progress("")
         asked = stage.upstream.asked

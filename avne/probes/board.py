@@ -29,6 +29,7 @@ class Verdict(NamedTuple):
         return {
             "name": probe.name, "row": probe.row, "group": probe.group, "tries": probe.sentence,
             "result": self.result, "how": self.how, "errno": self.errno, "outside": list(self.outside),
+            "known": probe.known,
         }  # fmt: skip
 
 
@@ -76,6 +77,8 @@ def _line(verdict: Verdict, width: int, paint: Paint, marks: Mapping[str, str]) 
     words = {LEAKED: "LEAKS: ", UNKNOWN: "in doubt: ", STOPPED: ""}[verdict.result]
     sentence = probe.sentence if len(probe.sentence) <= _SENTENCE else f"{probe.sentence[: _SENTENCE - 1]}…"
     how = f"{words}{verdict.how[:60]}"
+    if verdict.result == LEAKED and probe.known:
+        how = f"LEAKS, as documented; what stops it: {probe.known}"
     mark = paint(marks[verdict.result], colour)
     return f"  {mark} {probe.row} {probe.name:{width}}  {sentence:{_SENTENCE}}  {how}\n"
 

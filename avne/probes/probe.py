@@ -58,6 +58,7 @@ class Probe(NamedTuple):
     late: bool = False  # tried after the stage has changed things under a running environment
     packets: bool = False  # sends to documentation addresses: its control is the model host
     root: bool = False  # shows a leak to root only
+    known: str = ""  # what stops it where the default does not: a documented hole
     entrance: str = ""  # what the program gets as standard input, output or error; a start of its own
 
 

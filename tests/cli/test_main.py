@@ -69,10 +69,11 @@ def test_what_follows_the_program_belongs_to_it(ran, arguments, program):
 def test_every_setting_is_an_option_of_run(ran):
     cli.main(["run", "--upstream", "u", "--workers", "2", "--resolver", "r", "--helper", "h", "--torrc", "/t",
               "--log-names", "-vvv", "-q", "true"])  # fmt: skip
-    program, flags, quiet, _ = ran[0]
+    program, flags, quiet, _, receipt = ran[0]
     assert flags == {"upstream": "u", "workers": "2", "resolver": "r", "helper": "h", "tor.torrc": "/t",
                      "log_names": "true", "verbose": 2}  # fmt: skip
     assert quiet
+    assert receipt == ""
     assert program == ["true"]
 
 

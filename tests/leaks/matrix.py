@@ -16,8 +16,8 @@ from tests.bed.people import Person
 from tests.leaks.machine import FACTS, UNSHARE, Machine
 
 HOST, HOST_ROOT, NETNS, USERNS = "host", "host, root", "netns (2015)", "unshare -Urn"
-ROOTLESS, SETUID, ROOT = "avne rootless", "avne setuid", "avne root"
-AVNE = (ROOTLESS, SETUID, ROOT)
+ROOTLESS, SETUID, ROOT, STRICT = "avne rootless", "avne setuid", "avne root", "avne --strict"
+AVNE = (ROOTLESS, SETUID, ROOT, STRICT)
 ROWS = (HOST, HOST_ROOT, NETNS, USERNS, *AVNE)
 CONTROL = {ROOT: HOST_ROOT}  # the control of every other row is HOST
 
@@ -56,13 +56,18 @@ class Row(NamedTuple):
     def count(self, kind: str) -> int:
         return sum(finding.kind == kind for finding in self.findings.values())
 
+    def leaks(self) -> dict[str, str]:
+        """What leaks that is not a documented hole."""
+        return {name: how for name, how in self.named(LEAKED).items() if not load()[name].known}
+
     def named(self, kind: str) -> dict[str, str]:
         return {name: finding.how for name, finding in self.findings.items() if finding.kind == kind}
 
 
-def run_words(installed: Installed, helper: str) -> list[str]:
+def run_words(installed: Installed, helper: str, *options: str) -> list[str]:
     """`avne run` with the stage's upstream, for `PROGRAM…`."""
     settings = ["--quiet", "--upstream", "{upstream}", "--resolver", "192.0.2.53:53", "--helper", helper]
+    settings += options
     return [installed.avne, "run", *settings, "--"]
 
 
@@ -78,6 +83,7 @@ def row(machine: Machine, installed: Installed, name: str, only: Iterable[str] =
         ROOTLESS: (user, run_words(installed, "rootless")),
         SETUID: (user, run_words(installed, "setuid")),
         ROOT: (people.ROOT, run_words(installed, "auto")),
+        STRICT: (user, run_words(installed, "rootless", "--strict")),
     }
     person, words = who[name]
     machine.packets()
