@@ -94,7 +94,7 @@ LAYERS = {
     "masked files of /proc": Layer(
         (_helper("view.c", '        mask_file(scratch, "empty", secrets[i]);\n', "        (void)secrets;\n"),
          _helper("view.c", '    mask_file(scratch, "boot_id", "/proc/sys/kernel/random/boot_id");\n')),
-        ("boot-id", "proc-keys", "proc-key-users"),
+        ("boot-id", "proc-keys", "proc-key-users", "proc-kernel-cmdline"),
     ),
     "variables by a list": Layer(
         (Change("cli/environment.py", "        if name in KEPT or", "        if name or name in KEPT or"),),
