@@ -25,8 +25,8 @@ from avne.privileged.launch import Request, Share
 
 # Private or masked in every environment.
 HIDDEN = (
-    "/run", "/var/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/var/lib/sss", "/var/lib/dbus", "/var/log",
-    "/var/lib/dhcp", "/var/lib/dhclient", "/var/lib/dhcpcd", "/var/lib/NetworkManager",
+    "/run", "/var/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/var/lib/sss", "/var/lib/dbus",
+    "/var/log", "/var/lib/dhcp", "/var/lib/dhclient", "/var/lib/dhcpcd", "/var/lib/NetworkManager",
 )  # fmt: skip
 # Where everybody may make a directory.
 COMMON = ("/tmp", "/var/tmp", "/dev/shm")

@@ -2,8 +2,9 @@
 """``python -I -m avne.probes.model COMMAND…``: run COMMAND in a model of a host with a network.
 
 A network namespace with an interface that looks like an uplink (addresses, default routes) and leads
-nowhere: the control of the probes that send packets, which must never be sent on a real wire.  For an
-ordinary user it is in a user namespace.
+nowhere: the control of the probes that send packets, which must never be sent on a real wire.  /run is
+empty, so that no daemon outside asks for anybody, and the resolver is one that is beyond the uplink.
+For an ordinary user it is in a user namespace.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from avne.probes import calls
 
 UPLINK = "uplink0"
 V4, V6 = "198.51.100.7", "2001:db8:7::7"
+_RESOLVER = "nameserver 192.0.2.53\n"
 _RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 20, 24
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP, _IFF_NOARP = 0x8913, 0x8914, 0x1, 0x80
 _REQUEST_ACK_CREATE = 0x605  # NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
@@ -71,16 +73,33 @@ def _up(name: str) -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("=16sH22x", name.encode(), wanted))
 
 
+def _hide_daemons() -> None:
+    """In a mount namespace of our own, nothing of which is seen outside."""
+    resolver = os.path.realpath("/etc/resolv.conf")
+    calls.mount("none", "/", "", calls.MS_REC | calls.MS_PRIVATE)
+    for directory in ("/run", "/var/run"):
+        if not os.path.islink(directory):
+            calls.mount("tmpfs", directory, "tmpfs", 0)
+    if resolver.startswith("/run/"):
+        os.makedirs(os.path.dirname(resolver))
+        Path(resolver).write_text(_RESOLVER)
+    else:
+        Path("/run/resolv.conf").write_text(_RESOLVER)
+        calls.mount("/run/resolv.conf", resolver, "", calls.MS_BIND)
+
+
 def enter() -> None:
     """Be in such a network.  OSError where this user may not make one."""
     uid, gid = os.getuid(), os.getgid()
+    spaces = calls.CLONE_NEWNET | calls.CLONE_NEWNS
     if uid == 0:
-        calls.unshare(calls.CLONE_NEWNET)
+        calls.unshare(spaces)
     else:
-        calls.unshare(calls.CLONE_NEWUSER | calls.CLONE_NEWNET)
+        calls.unshare(calls.CLONE_NEWUSER | spaces)
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    _hide_daemons()
     make_uplink()
     Path("/proc/sys/net/ipv4/ping_group_range").write_text(f"{gid} {gid}")
 

@@ -12,17 +12,15 @@ import ctypes
 import os
 import pty
 import shutil
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import tempfile
 import tty
 from pathlib import Path
 from typing import Any, Final, Self
 
-from avne.probes import calls, facts, uring
+from avne.errors import AvneError
+from avne.probes import facts, prey, uring
 from avne.probes.ears import Ears
 from avne.probes.identity import SET
 from avne.probes.sockets import OWN
@@ -30,7 +28,6 @@ from avne.probes.upstream import Refuser
 
 _SO_ATTACH_FILTER = 26
 _IP_SOURCE = 0xFFF00000 + 12  # SKF_NET_OFF, and where IPv4 has the source address
-_IPC_CREATE = 0o1600  # IPC_CREAT, and rw for the owner
 _FIRST_FD: Final = 20  # of those that are inherited
 _RENAMED = "before.sock"  # the name of renamed.sock before it gets that
 
@@ -55,17 +52,22 @@ class Stage:
         self.directories = self._make_directories()
         self.facts["directories"] = self.directories
         self.ears = Ears(self._tick)
-        self._stack.callback(self.ears.close)
         self._make_ports()
         self._make_sockets()
-        self._make_shared()
-        self._make_victim()
+        self.facts["ipc"] = prey.share_memory(self._stack)
+        Path(self.place("shm", "file")).write_text(self.facts["ipc"]["secret"])
+        self._victim = prey.Victim(self._stack.enter_context(self.connection()), self.directories["tmp"])
+        self._stack.callback(self._victim.close)
+        self.facts["victim"] = self._victim.facts
+        self.signalled = self._victim.signalled
         self._make_terminals()
         self._make_inherited()
-        self._make_key()
+        if key := prey.add_key(self._stack):
+            self.facts["key"] = key
         self.upstream = Refuser(self.place("home", "upstream.sock"))
         self._stack.callback(self.upstream.close)
         self.ears.start()
+        self._stack.callback(self.ears.close)  # before what it listens on
 
     # ---- where -----------------------------------------------------------------------
 
@@ -78,8 +80,11 @@ class Stage:
             for place in places:
                 with contextlib.suppress(OSError):
                     found[name] = tempfile.mkdtemp(prefix=".avne-probe-", dir=place)
-                    self._stack.callback(shutil.rmtree, found[name], True)
+                    self._stack.callback(_remove, found[name])
                     break
+        for name in ("tmp", "home"):
+            if name not in found:
+                raise AvneError(f"cannot write to {wanted[name][0]}", "The probes need a directory there.")
         found["cwd"] = found["tmp"] + "/cwd"
         os.mkdir(found["cwd"])
         return found
@@ -143,7 +148,9 @@ class Stage:
         rights.bind(self.place("home", "rights.sock"))
         self.ears.stream(rights, self._hand_in)
         os.mkfifo(self.place("tmp", "pipe"))
-        self.ears.file(os.open(self.place("tmp", "pipe"), os.O_RDWR | os.O_CLOEXEC))
+        pipe = os.open(self.place("tmp", "pipe"), os.O_RDWR | os.O_CLOEXEC)
+        self._stack.callback(os.close, pipe)
+        self.ears.file(pipe)
 
     def connection(self) -> socket.socket:
         """A TCP connection to the stage."""
@@ -173,78 +180,6 @@ class Stage:
         self._late.clear()
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.place("home", "renamed.sock"), self.place("home", _RENAMED))
-
-    # ---- what is shared --------------------------------------------------------------
-
-    def _make_shared(self) -> None:
-        secret = os.urandom(8).hex()
-        key = int.from_bytes(os.urandom(3), "big") | 0x41000000
-        queue = f"/avne-probe-{secret}"
-        self.facts["ipc"] = {"secret": secret, "key": key, "queue": queue}
-        Path(self.place("shm", "file")).write_text(secret)
-        libc = calls.libc
-        with contextlib.suppress(OSError):
-            memory = calls.checked(libc.shmget(key, 4096, _IPC_CREATE))
-            self._stack.callback(libc.shmctl, memory, 0, None)
-            libc.shmat.restype = ctypes.c_void_p
-            address = libc.shmat(memory, None, 0)
-            ctypes.memmove(address, secret.encode(), len(secret))
-            libc.shmdt(ctypes.c_void_p(address))
-            semaphore = calls.checked(libc.semget(key, 1, _IPC_CREATE))
-            self._stack.callback(libc.semctl, semaphore, 0, 0)
-            messages = calls.checked(libc.msgget(key, _IPC_CREATE))
-            self._stack.callback(libc.msgctl, messages, 0, None)
-            descriptor = calls.checked(libc.mq_open(queue.encode(), os.O_RDWR | os.O_CREAT, 0o600, None))
-            self._stack.callback(libc.mq_unlink, queue.encode())
-            self._stack.callback(os.close, descriptor)
-
-    def _make_key(self) -> None:
-        """A key in a ring of the user's: what request_key(2) inside would find."""
-        name = f"avne-probe-{os.urandom(6).hex()}"
-        with contextlib.suppress(OSError):
-            ring = -4  # KEY_SPEC_USER_KEYRING
-            key = calls.call("add_key", b"user", name.encode(), b"x", 1, ctypes.c_long(ring))
-            self._stack.callback(
-                calls.libc.syscall, calls.NUMBERS[calls.MACHINE]["keyctl"], 21, key
-            )  # invalidate
-            self.facts["key"] = {"ring": ring, "name": name}
-
-    def _make_victim(self) -> None:
-        secret = os.urandom(8).hex()
-        sock = self._stack.enter_context(self.connection())
-        file = os.open(self.place("tmp", "secret"), os.O_RDWR | os.O_CREAT, 0o600)
-        os.write(file, secret.encode())
-        os.unlink(self.place("tmp", "secret"))
-        words = [sys.executable, "-I", "-S", os.path.join(os.path.dirname(__file__), "victim.py"), secret]
-        self._victim = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(sock.fileno(), file),
-            env={"SECRET": secret}, cwd=self.directories["tmp"], start_new_session=True,
-        )  # fmt: skip
-        self._stack.callback(self._end_victim)
-        assert self._victim.stdout
-        self.facts["victim"] = {
-            "pid": self._victim.pid, "secret": secret, "address": int(self._victim.stdout.readline()),
-            "socket": sock.fileno(), "inode": os.fstat(sock.fileno()).st_ino, "file": file,
-        }  # fmt: skip
-        os.close(file)
-        os.set_blocking(self._victim.stdout.fileno(), False)
-        self._stack.callback(self._victim.stdout.close)
-
-    def signalled(self) -> bool:
-        """Whether the victim has had a signal since the last call."""
-        assert self._victim.stdout
-        with contextlib.suppress(BlockingIOError):
-            return bool(os.read(self._victim.stdout.fileno(), 4096))
-        return False
-
-    def _end_victim(self) -> None:
-        assert self._victim.stdin
-        self._victim.stdin.close()
-        try:
-            self._victim.wait(2)
-        except subprocess.TimeoutExpired:
-            self._victim.kill()
-            self._victim.wait()
 
     # ---- what is inherited -----------------------------------------------------------
 
@@ -331,6 +266,7 @@ class Stage:
         self.close()
 
 
-def ignore_terminal_signals() -> None:
-    """A background process may be stopped for writing to a terminal that it changed (SIGTTOU)."""
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+def _remove(directory: str) -> None:
+    """Unless something is mounted there, which would be a fault: then nothing of it is touched."""
+    if not any(os.path.ismount(entry.path) for entry in os.scandir(directory)):
+        shutil.rmtree(directory, ignore_errors=True)

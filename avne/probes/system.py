@@ -175,7 +175,7 @@ def nested_bind(plan: Plan) -> Finding:
     _nested()
     there = f"{plan['directories']['home']}/mnt"
     os.makedirs(there, exist_ok=True)
-    calls.mount("/", there, "", 4096 | 16384)
+    calls.mount("/", there, "", calls.MS_BIND | calls.MS_REC)
     for below in ("/tmp", "/run", "/var/tmp", "/dev/shm"):
         try:
             calls.umount(there + below)
@@ -194,6 +194,7 @@ def _nested() -> None:
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
     except OSError as error:
         raise Absent("user namespaces have no rights here") from error
+    calls.mount("none", "/", "", calls.MS_REC | calls.MS_PRIVATE)  # nothing that follows is seen outside
 
 
 def _knock(plan: Plan, *paths: str) -> Finding:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A process outside for the probes to attack: ``python victim.py SECRET SOCKET FILE``.
+"""A process outside for the probes to attack: ``python victim.py SECRET``.
 
 It has its secret in its arguments, environment and memory, holds two descriptors, says a line for each
 SIGUSR1, and ends with its standard input.  Where Yama restricts ptrace(2) to descendants it lets
