@@ -19,9 +19,10 @@ HALF_CLOSED_MAX = 512
 
 # Credit: the bytes that one side of the wire may send and the other must be able to hold.
 # The receive window a guest sees is the credit its flow has left.
-CREDIT_MAX = 1 << 20  # per flow and direction, while few flows are open
-CREDIT_MIN = 16 << 10  # per flow and direction, however many are open
-CREDIT_TOTAL = 64 << 20  # what all flows of a direction share before CREDIT_MIN bites
+CREDIT_MIN = 16 << 10  # per flow and direction, at first and however many are open
+CREDIT_MAX = 1 << 20  # per flow and direction; ipc/credit.py says when
+CREDIT_TOTAL = 32 << 20  # of all busy flows of a direction: more would only queue
+CREDIT_PROMISED = 256 << 20  # of all flows of a direction, before CREDIT_MIN is all that one gets
 
 # The wire between processes.
 MAX_HEADER = 2048  # an encoded message header
@@ -30,11 +31,18 @@ INLINE_BELOW = 8 << 10  # smaller payloads go by the socket: a piece of a slab c
 MAX_INLINE = 32 << 10  # larger ones are cut where there is no room in the slab
 MAX_HOST = 255  # characters of a name or address in OPEN and RESOLVE (RFC 1035 §2.3.4)
 
-
 # Shared memory between the netstack and a worker, one slab for each direction.
 SLAB_BYTES = 128 << 20  # of address space; the credits bound what is in use
 SLAB_CHUNK = 512 << 10  # filled and freed as one
 SLAB_WARM = 16  # free chunks whose memory is kept
+
+# Datagrams in pieces (wire/fragments.py): 1 MiB of them at most.
+REASSEMBLY_DATAGRAMS = 16
+REASSEMBLY_PIECES = 64  # of a datagram: 53 of 1,280 bytes make the largest
+
+# ICMP errors to the guest (RFC 4443 §2.4 (f)); Linux takes as many in a second (icmp_msgs_per_sec).
+ICMP_RATE = 1000  # per second
+ICMP_BURST = 1000
 
 # DNS.
 DNS_MAX_UDP = 4096  # larger queries are not parsed: a 60 kB one costs 30 ms
@@ -44,6 +52,10 @@ DNS_CACHE_ENTRIES = 4096
 DNS_CACHE_BYTES = 4096  # records of one answer; larger ones are not kept
 DNS_NAMES = 100_000  # mapped names
 DNS_NAME_GRACE = 3600  # a mapped address keeps its name so long after its TTL: programs cache too
+
+# Capture.
+CAPTURE_SNAPLEN = 262144  # bytes of a packet, as tcpdump has it: more than any packet has
+CAPTURE_BUFFER = 1 << 20  # bytes that wait before they are written in the middle of a turn
 
 # Log.
 LOG_BYTES = 1 << 20  # one session's log; the older half goes first

@@ -18,6 +18,9 @@ In each round every tool gets one fresh environment, in an order shuffled by the
 number, and its values are compared with those of `native` in that same round, so that a
 machine that is slow for a while is slow for all of them.
 
+What is measured is in bench/metrics.py and bench/crowds.py; docs/performance.md tells how.
+bench/gate.py compares avne's ratios with those of bench/recorded.json.
+
 Needs root, a C compiler (the servers and the load generator are ``bench/pb``), iproute2
 and util-linux.  Everything happens in a mount namespace and network namespaces of its
 own, which the kernel removes even when the benchmark is killed.

@@ -6,6 +6,8 @@ python -m bench --tool native,avne,pasta --metric throughput,connect
 python -m bench --add 'two=avne run --workers 2 --upstream socks5://{socks} --' --tool native,two
 python -m bench --list
 python -m bench --render out.json --to hev
+python -m bench --tool native,avne --metric flat --plot flat.svg
+python -m bench --compare bench/recorded.json --rounds 3
 """
 
 from __future__ import annotations
@@ -13,19 +15,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import random
 import resource
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from bench import gate
+from bench.flame import record_flames
+from bench.flatness import plot
 from bench.lab import Lab, in_private_mounts
-from bench.metrics import METRICS, Bench, measure
+from bench.metrics import BY_NAME_ONLY, METRICS
 from bench.processes import become_subreaper
-from bench.report import render, summarize
+from bench.report import render
+from bench.rounds import new_result, run
 from bench.rows import known_tools
 from bench.tools import Tool
 
@@ -41,7 +44,11 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     )
     option = parser.add_argument
     option("--tool", default="all", help="names, by commas (default: all found)")
-    option("--metric", default="all", help=f"of {', '.join(METRICS)}, by commas")
+    option(
+        "--metric",
+        default="all",
+        help=f"of {', '.join(METRICS)}, by commas (default: all but {', '.join(BY_NAME_ONLY)})",
+    )
     option("--json", type=Path, help="where the samples go")
     option("--md", type=Path, help="where the tables go (default: standard output)")
     option(
@@ -61,8 +68,15 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     option("--idle", type=_counts, default="1000,9000", help="idle connections, ascending")
     option("--idle-rounds", type=int, default=2, help="rounds with more than the first")
     option("--idle-cap-ms", type=int, default=25000)
+    option("--small-ms", type=int, default=1000, help="how long receivers with small buffers read")
+    option("--flat", type=_counts, default="10,100,1000,9000", help="open connections, ascending")
+    option("--flat-ms", type=int, default=700, help="each of the measurements beside them")
     option("--list", action="store_true", help="list the tools, and which are missing")
     option("--to", default="native", metavar="TOOL", help="what the ratios are to")
+    option("--plot", type=Path, metavar="SVG", help="where the picture of the metric flat goes")
+    option("--record", type=Path, metavar="JSON", help="where avne's ratios to the others go")
+    option("--compare", type=Path, metavar="JSON", help="fail if one is 15 %% worse than recorded there")
+    option("--flame", type=Path, metavar="DIR", help="where flame graphs of avne go (needs py-spy)")
     option("--render", type=Path, metavar="JSON", help="print the tables of an earlier run")
     return parser.parse_args(argv)  # fmt: skip
 
@@ -101,48 +115,6 @@ def present(known: list[Tool], names: str) -> list[Tool]:
     return tools
 
 
-def run(options: argparse.Namespace, tools: list[Tool], metrics: list[str]) -> dict[str, Any]:
-    """All rounds; the result is written to `options.json` after each."""
-    meta: dict[str, Any] = {
-        "kernel": platform.release(),
-        "cpus": os.cpu_count(),
-        "rounds_done": 0,
-        "began": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "load_min": 1e9,
-        "load_max": 0.0,
-        "tools": [tool.name for tool in tools],
-        "metrics": metrics,
-        "options": {k: v if isinstance(v, (int, list)) else str(v) for k, v in vars(options).items()},
-    }
-    result: dict[str, Any] = {"meta": meta, "samples": [], "troubles": []}
-    with Lab() as lab:
-        for number in range(options.rounds):
-            order = list(tools)
-            random.Random(number).shuffle(order)
-            for tool in order:
-                _measure_one(Bench(lab, tool, options, number), metrics, result)
-            meta["rounds_done"] = number + 1
-            meta["ended"] = time.strftime("%Y-%m-%d %H:%M:%S")
-            if options.json:
-                result["summary"] = summarize(result["samples"])
-                options.json.write_text(json.dumps(result) + "\n")
-    return result
-
-
-def _measure_one(bench: Bench, metrics: list[str], result: dict[str, Any]) -> None:
-    begin = time.monotonic()
-    measure(bench, metrics)
-    result["samples"] += bench.samples
-    result["troubles"] += bench.troubles
-    meta, load = result["meta"], os.getloadavg()[0]
-    meta["load_min"] = min(meta["load_min"], load)
-    meta["load_max"] = max(meta["load_max"], load)
-    head = f"round {bench.round + 1}/{bench.options.rounds} {bench.tool.name}"
-    seconds = time.monotonic() - begin
-    print(f"{head}: {seconds:.1f} s, load {load:.2f}", *bench.troubles,
-          sep="\n    ", file=sys.stderr, flush=True)  # fmt: skip
-
-
 def _many_descriptors(most_idle: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and most_idle * 2 + 100 > hard:
@@ -153,10 +125,55 @@ def _many_descriptors(most_idle: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def measured_metrics(names: str) -> list[str]:
+    """The metrics that an option lists."""
+    metrics = chosen(names, METRICS, "metric")
+    return [name for name in metrics if name not in BY_NAME_ONLY] if names == "all" else metrics
+
+
+def report(options: argparse.Namespace, result: dict[str, Any], more: str = "") -> None:
+    """The tables, and the files that are made of a result, to where they are wanted."""
+    text = render(result, options.to) + more
+    if options.md:
+        options.md.write_text(text)
+    else:
+        print(text)
+    if options.plot:
+        options.plot.write_text(plot(result["samples"], gate.SUBJECT))
+    if options.record:
+        options.record.write_text(json.dumps(gate.record(result), indent=1) + "\n")
+
+
+def compared(options: argparse.Namespace, known: list[Tool], metrics: list[str]) -> int:
+    """The run of ``--compare``; 1 if a ratio is worse.
+
+    What seems worse is measured once more, and what counts are the rounds of both."""
+    recorded = json.loads(options.compare.read_text())
+    for name in gate.SETTINGS:
+        setattr(options, name, recorded["settings"][name])
+    names = [gate.SUBJECT, *recorded["peers"]] if options.tool == "all" else options.tool.split(",")
+    tools = present([tool for tool in known if tool.name in names], "all")
+    result = new_result(options, tools, metrics)
+    with Lab() as lab:
+        run(lab, result, options, tools)
+        verdicts = gate.compare(recorded, result["samples"], metrics)
+        if worse := gate.failures(verdicts):
+            again = sorted({gate.FIGURES[verdict.measure].metric for verdict in worse})
+            print("Measured again:", ", ".join(again), file=sys.stderr)
+            result["meta"]["metrics"] = again
+            run(lab, result, options, tools)
+            verdicts = gate.compare(recorded, result["samples"], metrics)
+    report(options, result, "\n" + "\n".join(gate.table(verdicts)))
+    if not any(verdict.now for verdict in verdicts):
+        print("bench: nothing was compared: no peer of the record could be measured", file=sys.stderr)
+        return 1
+    return int(bool(gate.failures(verdicts)))
+
+
 def main() -> int:
     options = arguments(sys.argv[1:])
     if options.render:
-        print(render(json.loads(options.render.read_text()), options.to))
+        report(options, json.loads(options.render.read_text()))
         return 0
     os.environ["PATH"] = os.pathsep.join(filter(None, [options.path, os.environ["PATH"]]))
     known = known_tools(options.add)
@@ -165,16 +182,21 @@ def main() -> int:
             print(f"{tool.name:24}{tool.kind:10}{tool.missing() or ''}")
         return 0
     in_private_mounts()
-    metrics = chosen(options.metric, METRICS, "metric")
-    tools = present(known, options.tool)
+    metrics = measured_metrics(options.metric)
     become_subreaper()
-    _many_descriptors(max(options.idle))
+    _many_descriptors(max(options.idle + options.flat))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    text = render(run(options, tools, metrics), options.to)
-    if options.md:
-        options.md.write_text(text)
-    else:
-        print(text)
+    if options.flame:
+        subject = next(tool for tool in known if tool.name == gate.SUBJECT)
+        print(*record_flames(subject, options.flame), sep="\n")
+        return 0
+    if options.compare:
+        return compared(options, known, metrics)
+    tools = present(known, options.tool)
+    result = new_result(options, tools, metrics)
+    with Lab() as lab:
+        run(lab, result, options, tools)
+    report(options, result)
     return 0
 
 

@@ -1,49 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is measured of one tool in one round.
-
-A measure's name is ``what.unit``; MB and GB are 10⁶ and 10⁹ bytes, MiB and KiB powers of 2.
-"""
+"""What is measured of one tool in one round: the usual figures (bench/crowds.py has those of many)."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
 
 from bench.agent import Agent
-from bench.lab import DATA_PORT, ECHO_PORT, WORLD_IP, Lab
+from bench.crowds import crowd, flat, small
+from bench.lab import DATA_PORT, ECHO_PORT, WORLD_IP
 from bench.processes import BenchError, end_strays, memory_kib
-from bench.tools import Tool
+from bench.samples import GIGABYTE, MEGABYTE, Bench
 
-MEGABYTE, GIGABYTE = 1e6, 1e9
 _CURL_TIMED_OUT = 28  # no fault: the speed until then is what we want
-
-
-class Bench:
-    """One tool in one round: where its measurements put their values."""
-
-    def __init__(self, lab: Lab, tool: Tool, options: argparse.Namespace, number: int) -> None:
-        self.lab, self.tool, self.options, self.round = lab, tool, options, number
-        self.samples: list[dict[str, Any]] = []
-        self.troubles: list[str] = []
-
-    def record(self, measure: str, value: float) -> None:
-        self.samples.append(
-            {
-                "round": self.round,
-                "tool": self.tool.name,
-                "measure": measure,
-                "value": value,
-                "load": os.getloadavg()[0],
-            }
-        )
-
-    def note(self, text: str) -> None:
-        self.troubles.append(f"{self.tool.name}, round {self.round}: {text}")
 
 
 def throughput(bench: Bench, agent: Agent) -> None:
@@ -197,9 +168,11 @@ WITHOUT_AGENT: dict[str, Callable[[Bench], None]] = {"start": start, "curl": cur
 # In one environment each.  Memory is apart, as some tools keep a descriptor for each lookup
 # for minutes, and some are long busy with the end of thousands of connections.
 WITH_AGENT: list[dict[str, Callable[[Bench, Agent], None]]] = [
-    {"throughput": throughput, "connect": connect, "ping": ping, "dns": dns},
+    {"throughput": throughput, "connect": connect, "ping": ping, "dns": dns, "small": small, "crowd": crowd},
     {"memory": memory},
+    {"flat": flat},
 ]
+BY_NAME_ONLY = {"flat"}  # it takes long, and few rows need it
 METRICS = [*(name for group in WITH_AGENT for name in group), *WITHOUT_AGENT]
 
 

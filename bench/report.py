@@ -7,8 +7,11 @@ import statistics
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from bench.flatness import flat_table, shown
+
 Summary = dict[str, dict[str, dict[str, float]]]  # tool → measure → median, min, max, n, ratio
 _PROCESS = "idle0.process_pss_mib "
+_WORST = (".errors", ".drops", ".timeouts", ".retransmits")  # the worst round is told, not the median
 
 
 class Table(NamedTuple):
@@ -29,6 +32,34 @@ TABLES = [
         False,
         [(f"{way}, {streams}: {who}", f"{way}{streams}.{who}_cpu_s_per_gb")
          for way in ("down", "up") for streams in (1, 8) for who in ("tool", "all")],
+    ),
+    Table(
+        "256 streams: MB/s, the share of the speed with 8, CPU seconds per GB of the tool's processes, the"
+        " longest time that a stream waited",
+        True,
+        [(f"{way}: {heading}", f"{way}256.{measure}") for way in ("down", "up")
+         for heading, measure in (("MB/s", "mb_s"), ("% of 8", "percent_of_8"),
+                                  ("CPU", "tool_cpu_s_per_gb"), ("wait, ms", "gap_ms"))],
+    ),
+    Table(
+        "The kernel's counters where the program runs, with 256 streams: packets dropped by devices,"
+        " TcpExt TCPTimeouts, segments sent again; the worst round",
+        False,
+        [(f"{way}: {counter}", f"{way}256.{counter}") for way in ("down", "up")
+         for counter in ("drops", "timeouts", "retransmits")],
+    ),
+    Table(
+        "Receivers with a small SO_RCVBUF: MB/s, and the longest time between two reads, ms",
+        True,
+        [(heading, f"small{size}.{measure}") for size in ("8k", "64k")
+         for heading, measure in ((f"{size}: MB/s", "mb_s"), ("wait", "gap_ms"))],
+    ),
+    Table(
+        "One such receiver beside seven usual ones: its own figures, and those of the seven together",
+        True,
+        [(heading, f"small{size}_beside{of}") for size in ("8k", "64k")
+         for heading, of in ((f"{size}: MB/s", ".mb_s"), ("wait", ".gap_ms"),
+                             ("others: MB/s", "_others.mb_s"), ("others: wait", "_others.gap_ms"))],
     ),
     Table(
         "New connections: per second, errors in all rounds, p99 and the tool's CPU time",
@@ -82,15 +113,10 @@ def summarize(samples: list[dict[str, Any]], base: str = "native") -> Summary:
     return summary
 
 
-def shown(value: float) -> str:
-    """Three digits are all that such measurements have."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
 def _cell(name: str, found: dict[str, float] | None, spread: bool) -> str:
     if not found:
         return "–"
-    if name.endswith(".errors"):
+    if name.endswith(_WORST):
         return shown(found["max"])
     cell = shown(found["median"])
     if spread:
@@ -140,6 +166,7 @@ def render(result: dict[str, Any], base: str = "native") -> str:
     lines = [head, ""]
     for table in TABLES:
         lines += _table(table, meta["tools"], summary)
+    lines += flat_table(result["samples"], meta["tools"])
     if processes := list(_processes(meta["tools"], summary)):
         lines += ["### PSS in MiB by process, without connections", "", *processes, ""]
     if result["troubles"]:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write the documents that are made from the code: ``python scripts/generate_docs.py [--check]``.
 
-With ``--check`` nothing is written; the exit status is 1 when a document is stale.
+With ``--check`` nothing is written; the exit status is 1 when a document is stale, or a requirement of an
+RFC has neither a test nor a reason.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+
+import conformance
 
 from avne.ipc.messages import TABLE, Code, Sender
 from avne.netstack import verdict
@@ -81,7 +84,7 @@ def wire() -> str:
     return "\n".join(lines) + "\n"
 
 
-GENERATED = {"connect-truth.md": connect_truth, "wire.md": wire}
+GENERATED = {"connect-truth.md": connect_truth, "wire.md": wire, "conformance.md": conformance.page}
 
 
 def main() -> int:
@@ -96,7 +99,10 @@ def main() -> int:
                 path.write_text(text)
     if check and stale:
         print(f"stale: {', '.join(stale)}; run python scripts/generate_docs.py", file=sys.stderr)
-    return 1 if check and stale else 0
+    gaps = conformance.survey().problems() if check else []
+    for gap in gaps:
+        print(gap, file=sys.stderr)
+    return 1 if check and (stale or gaps) else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class Job(NamedTuple):
     helpers: list[str]  # paths, in the order to try
     netstack: dict[str, Any]  # the `config` of the netstack
     listener: int  # the listening ipc socket
+    capture: int  # the file of a capture, or -1
     upstream: UpstreamSpec
     workers: int
     request: Request  # what the environment is to be

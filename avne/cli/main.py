@@ -186,6 +186,8 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
                         help="write what the program tried, and what became of it")  # fmt: skip
     parser.add_argument("--log-names", dest="log_names", action="store_const", const="true",
                         help="log the names and addresses of hosts")  # fmt: skip
+    parser.add_argument("--capture", metavar="FILE",
+                        help="write every packet to FILE, for Wireshark (pcapng)")  # fmt: skip
     parser.add_argument("-v", "--verbose", action="count",
                         help="a line for each phase; twice: the log as well")  # fmt: skip
     parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
@@ -206,7 +208,7 @@ def _run(options: argparse.Namespace) -> int:
         tuple(options.share), options.private_home, options.profile, options.gui, options.strict,
         tuple(options.env), tuple(options.setenv),
     )  # fmt: skip
-    return run(program, flags, options.quiet, openings, options.receipt)
+    return run(program, flags, options.quiet, openings, options.receipt, options.capture)
 
 
 def _json_option(parser: argparse.ArgumentParser) -> None:

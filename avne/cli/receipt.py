@@ -107,7 +107,8 @@ def tried(counters: Mapping[str, int], account: Mapping[str, Any]) -> dict[str, 
         "reset": of("reset-"),
         "names": counters.get("dns-query", 0),
         "udp": {"other": counters.get("udp", 0), **of("udp-")},  # by port where it is known for something
-        "icmp": counters.get("icmp", 0),
+        "icmp": {kind: n for kind, n in of("icmp-").items() if kind != "limited"},  # that is of ours
+        "fragments": counters.get("fragment", 0),
         "multicast": sum(of("multicast-").values()),
         "other_protocols": of("protocol-"),
         "foreign_source": counters.get("source-foreign", 0),

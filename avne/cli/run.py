@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from avne.cli.capture import open_capture
 from avne.cli.children import settle_descriptors
 from avne.cli.console import Console
 from avne.cli.environment import program_environment
@@ -26,9 +27,12 @@ from avne.upstream.spec import UpstreamSpec, parse
 
 
 def run(
-    program: list[str], flags: Mapping[str, Any], quiet: bool, options: Options = NONE, receipt: str = ""
-) -> int:
+    program: list[str], flags: Mapping[str, Any], quiet: bool, options: Options = NONE, receipt: str = "",
+    capture: str | None = None,
+) -> int:  # fmt: skip
     """Run `program`, the user's shell if it is empty; gives its exit code, or dies of its signal.
+
+    `capture`: the file that everything on the tun is written to.
 
     Raises `AvneError` for everything that keeps it from running.
     """
@@ -36,7 +40,7 @@ def run(
     settle_descriptors()
     config = load(flags)
     with Receipt.at(receipt) as paper:
-        code = _run(program, config, Console(quiet, config["verbose"]), state, options, paper)
+        code = _run(program, config, Console(quiet, config["verbose"]), state, options, paper, capture)
     if code < 0:
         die_of(-code)
     return code
@@ -44,10 +48,11 @@ def run(
 
 def _run(
     program: list[str], config: Config, console: Console, state: Inherited, options: Options,
-    receipt: Receipt | None,
+    receipt: Receipt | None, capture: str | None,
 ) -> int:  # fmt: skip
     """The program's exit code, negative where a signal ended it."""
     helpers = _helpers(config, options)
+    capture_fd = open_capture(capture) if capture is not None else -1
     try:
         with _upstream(config, console) as upstream, _session(config, console) as (session, log):
             listener = _listen(session)
@@ -61,6 +66,7 @@ def _run(
                 helpers=helpers,
                 netstack=_netstack_config(session, config),
                 listener=listener,
+                capture=capture_fd,
                 upstream=upstream,
                 workers=config["workers"],
                 request=openings.request,
@@ -172,6 +178,7 @@ def _listen(session: Session) -> int:
 def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
     resolver = config["resolver"]
     return {
+        "session": session.id,
         "endpoint": f"ipc://{session.socket('net.ipc')}",
         "resolver": None if resolver == "none" else split_resolver(resolver),
         "workers": config["workers"],

@@ -86,7 +86,8 @@ class Supervisor:
         self._note("start", avne=__version__, upstream=job.upstream.redacted(), workers=job.workers)
         self._loop.after(START_BOUND, "start", self._start_too_slow)
         self._netstack = Part("the network process", "net", NETSTACK)  # first: it takes longest
-        self._netstack.control.send("config", job.netstack, fds=(job.listener,))
+        fds = (job.listener,) if job.capture < 0 else (job.listener, job.capture)
+        self._netstack.control.send("config", job.netstack, fds=fds)
         os.close(job.listener)
         self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
         for slot in self._restarts:
@@ -205,9 +206,11 @@ class Supervisor:
                 part.ready = True
                 self._console.phase("netstack ready")
                 self._go_when_ready()
-            case ["owing", count]:
+            case ["owing", int(count)]:
                 self._owing = count
-            case ["drained", counters, account]:
+            case ["capture-ended", int(errno)]:
+                self._console.notice(f"the capture ends here ({os.strerror(errno)}); the program goes on")
+            case ["drained", dict(counters), dict(account)]:
                 self._log.event("info", "net", "counters", counters)
                 if self._job.receipt:
                     self._job.receipt.network(counters, account)
@@ -242,7 +245,7 @@ class Supervisor:
                 self._restarts[worker.slot].succeeded()
                 self._console.phase(f"worker {worker.identity} ready")
                 self._go_when_ready()
-            case ["failed", problem, cure]:
+            case ["failed", str(problem), str(cure)]:
                 worker.failed = AvneError(problem, cure)
 
     def _worker_died(self, worker: Worker) -> None:

@@ -4,7 +4,7 @@
 Each side is counted where it is: frames by the loop, packets where it is decided what they are, text
 by the sequence numbers of connections and by what was handed to workers.  The sums (tests hold them):
 
-    tun in            =  tcp + dns + udp + icmp + multicast + other + foreign + malformed
+    tun in            =  tcp + dns + udp + icmp + multicast + other + fragment + foreign + malformed
     accepted          =  to the upstream + discarded          the program's text, in order, acknowledged
     from the upstream =  acknowledged + lost                  the upstream's text
 """
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from avne.netstack.upstreams import Lease
 
 TCP, DNS, UDP, ICMP, MULTICAST, OTHER = "tcp", "dns", "udp", "icmp", "multicast", "other"
-FOREIGN, MALFORMED = "foreign", "malformed"
-KINDS: Final = (TCP, DNS, UDP, ICMP, MULTICAST, OTHER, FOREIGN, MALFORMED)
+FRAGMENT, FOREIGN, MALFORMED = "fragment", "foreign", "malformed"
+KINDS: Final = (TCP, DNS, UDP, ICMP, MULTICAST, OTHER, FRAGMENT, FOREIGN, MALFORMED)
 MAX_NAMES: Final = 300  # that are kept, where they may be kept at all
 _QUESTION: Final = 12  # where the question begins in a DNS message (RFC 1035 §4.1.1)
 

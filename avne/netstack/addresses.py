@@ -18,6 +18,9 @@ GATEWAY_V6: Final = "fd61:766e:6500::1"
 TUN: Final = (bytes((10, 213, 0, 2)), bytes.fromhex("fd61766e650000000000000000000002"))
 GATEWAY: Final = (bytes((10, 213, 0, 1)), bytes.fromhex("fd61766e650000000000000000000001"))
 
+# The two forms of the tun's subnet broadcast (RFC 1122 §3.3.6): 10.213.0.0/30.
+_BROADCAST: Final = (b"\xff\xff\xff\xff", bytes((10, 213, 0, 3)), bytes((10, 213, 0, 0)))
+
 _POOL_V4: Final = (bytes((198, 18)), bytes((198, 19)))  # 198.18.0.0/15, see dns/names.py
 _POOL_V6: Final = bytes.fromhex("fd61766e65000001")  # fd61:766e:6500:1::/64
 
@@ -30,9 +33,9 @@ def is_mapped(address: bytes) -> bool:
 
 
 def is_multicast(address: bytes) -> bool:
-    """Multicast, or the limited broadcast."""
+    """Multicast or broadcast."""
     if len(address) == 4:
-        return 224 <= address[0] < 240 or address == b"\xff\xff\xff\xff"
+        return 224 <= address[0] < 240 or address in _BROADCAST
     return address[0] == 0xFF
 
 

@@ -59,7 +59,7 @@ class Flow:
 
     def __init__(self, stack: Stack, syn: bytes, mapped: bytes | None) -> None:
         self.stack = stack
-        self.syn: bytes | None = syn  # the frame, for an ICMP error to quote
+        self.syn: bytes | None = syn  # the beginning of the frame, for an ICMP error to quote
         self.mapped = mapped  # the mapped address, which stays taken as long as we live
         self.connection: Connection
         self.lease: Lease | None = None
@@ -107,7 +107,7 @@ class Flow:
 
     def acked(self, count: int, now: float) -> None:
         if self.lease is not None:
-            self.lease.consumed(count)
+            self.lease.consumed(count, now)
 
     def closed(self, reset: bool, now: float) -> None:
         if self.lease is not None:
@@ -162,6 +162,7 @@ class Flow:
     # ---- what the worker says ------------------------------------------------------
 
     def opened(self, credit: int, now: float) -> None:
+        self._remark("opened")
         self._unpark()
         self.stack.count("opened")
         self.connection.accept(credit)
@@ -169,6 +170,7 @@ class Flow:
     def refused(self, kind: str, code: int, now: float) -> None:
         what = verdict(kind, code)
         self.stack.count(f"refused-{code:#04x}")
+        self._remark(f"refused by {kind}, code {code:#04x}: {what.value}")
         self.answer(what, now)
 
     def answer(self, what: Verdict, now: float) -> None:
@@ -181,7 +183,7 @@ class Flow:
             connection.start_timer(Timer.TIME_WAIT, now + SILENCE_SECONDS)
         else:
             assert self.syn is not None
-            self.stack.send_unreachable(self.syn, _ICMP[what])
+            self.stack.internet.send_unreachable(self.syn, _ICMP[what], now)
             connection.close(True, now)
 
     def data(self, payload: Payload, now: float) -> None:
@@ -194,8 +196,16 @@ class Flow:
         self.connection.shutdown()
 
     def reset(self, code: int, now: float) -> None:
+        self._remark(f"reset, code {code:#04x}")
         self.stack.count(f"reset-{code:#04x}")
         self.connection.abort(now)
+
+    def _remark(self, said: str) -> None:
+        """For the capture, if there is one: what the upstream has said."""
+        if self.stack.capture is not None and self.lease is not None:
+            worker = self.lease.worker.identity.decode()
+            text = f"flow {self.lease.flow} at {worker}: {said}"
+            self.stack.capture.remark(self.connection.key, text)
 
     # ---- the end of the environment ----------------------------------------------
 

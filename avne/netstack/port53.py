@@ -28,7 +28,10 @@ _UNREAD = 256 << 10  # bytes of answers that a guest may leave unread: a stub as
 
 
 class _Datagram(NamedTuple):
-    """Who asked over UDP, and whom."""
+    """Who asked over UDP, and whom: the answer comes from there.
+
+    RFC 1122 §3.3.4.2, §4.1.3.5 and §4.1.3.6.
+    """
 
     src: bytes
     src_port: int
@@ -137,7 +140,7 @@ class ServerStream:
 
     def data(self, payload: Payload, now: float) -> None:
         if self.lease is not None:
-            self.lease.consumed(len(payload))
+            self.lease.consumed(len(payload), now)
         self._port53.resolver.stream_data(self._number, bytes(payload), now)
 
     def credit(self, count: int, now: float) -> None:

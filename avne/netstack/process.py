@@ -2,7 +2,8 @@
 """The netstack's process and its only file that does I/O: tun ⇄ Stack ⇄ workers.
 
 Started by the supervisor as ``python -I -m avne.netstack.process CONTROL_FD``.  The first control
-message brings the configuration and the listening ipc socket, the second the tun.
+message brings the configuration, the listening ipc socket and perhaps a capture's file, the
+second the tun.
 
 One turn of the loop: drain the tun (a bounded number of packets), drain the workers' messages,
 timers, flush; then the workers' messages go out, then the packets.  The tun is read before it
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import io
 import os
 import select
 import signal
@@ -26,6 +28,7 @@ from avne.errors import Malformed
 from avne.ipc.channel import Router
 from avne.ipc.control import Control
 from avne.limits import TUN_MTU
+from avne.netstack.capture import Capture
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.stack import Stack
 from avne.netstack.wire import split, vnet
@@ -46,6 +49,7 @@ class Process:
         resolver = config.get("resolver")
         self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
         self._stack.account.keep_names = bool(config.get("log_names"))
+        self._capture = self._stack.capture = self._begin_capture(config["session"], *fds[1:])
         self._epoll = select.epoll()
         self._lines = Lines(Router(fds[0], config["endpoint"]), self._epoll)
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
@@ -73,6 +77,20 @@ class Process:
                 raise RuntimeError(f"expected {verb}, got {message[0]}")
             self._add_lane(message[1].encode(), fds[0])
 
+    def _begin_capture(self, session: str, fd: int = -1) -> Capture | None:
+        if fd < 0:
+            return None
+        file = io.FileIO(fd, "w")
+        file.truncate(0)
+        epoch = time.time_ns() - time.monotonic_ns()
+        stack = self._stack
+        return Capture(file, f"avne {session}", epoch, stack.port53.names.name_of, stack.counters)
+
+    def flush_capture(self) -> None:
+        """Write it, and tell the supervisor if that was its end."""
+        if self._capture and (failed := self._capture.flush()) is not None:
+            self._control.send("capture-ended", failed)
+
     def run(self) -> None:
         """Turn after turn."""
         stack = self._stack
@@ -80,6 +98,8 @@ class Process:
         control = self._control.fileno()
         while not self._ended:
             timeout = self._timeout(monotonic())
+            if self._capture and timeout:
+                self.flush_capture()
             ready = self._epoll.poll(timeout)
             now = monotonic()
             if timeout and not ready:
@@ -124,6 +144,8 @@ class Process:
                 if room is None:
                     frame = os.read(self._tun, _READ)
                     stack.account.frame_in(len(frame))
+                    if self._capture:
+                        self._capture.guest_sent((frame,), now)
                     stack.receive(frame, now)
                 else:
                     self._read_split(room, now)
@@ -134,6 +156,8 @@ class Process:
         head = self._head
         size = os.readv(self._tun, (head, room))
         self._stack.account.frame_in(size)
+        if self._capture:
+            self._capture.guest_sent((head[:size], room[: max(0, size - len(head))]), now)
         if size < len(head):
             self._stack.receive(bytes(head[:size]), now)
             return
@@ -150,14 +174,19 @@ class Process:
         tun = self._tun
         writev = os.writev
         account = self._stack.account
+        capture = self._capture
         while packets:
+            pieces = packets.popleft()
             try:
-                account.frame_out(writev(tun, packets.popleft()))
+                account.frame_out(writev(tun, pieces))
             except OSError as error:
                 # The kernel refused a frame: ours to fix, but not a reason to end a session.
                 self._stack.count(f"tun-write-{error.errno}")
                 if error.errno == 5:  # EIO: the device is down or gone, and so is the environment
                     packets.clear()
+            else:
+                if capture:
+                    capture.guest_receives(pieces, time.monotonic())
 
     # ---- the workers ---------------------------------------------------------------------------
 
@@ -256,8 +285,11 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    with contextlib.suppress(KeyboardInterrupt):
-        process.run()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            process.run()
+    finally:  # what was captured before a fault of ours is worth most
+        process.flush_capture()
     os._exit(0)  # nothing is left to say, and ZeroMQ's threads need not be joined
 
 

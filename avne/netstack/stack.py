@@ -27,17 +27,22 @@ from avne.ipc.messages import Code, Sender
 from avne.ipc.slab import Slab
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
 from avne.netstack import account, addresses
+from avne.netstack.capture import Capture
 from avne.netstack.flows import Flow
+from avne.netstack.internet import Internet
 from avne.netstack.port53 import Port53
 from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Payload, Upstreams
 from avne.netstack.verdict import Verdict
 from avne.netstack.wire import icmp, ip, split, tcp, udp, vnet
+from avne.netstack.wire.fragments import Fragment
 from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
 CHALLENGES_PER_SECOND = 100  # RFC 5961 §7
+_OPENING = tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN  # the first alone opens a connection
+_IDLE_DEADLINES = 1024  # that may be left in the heap beyond two for each connection
 
 LogEvent = tuple[str, str, dict[str, Any]]  # level, event, fields
 
@@ -50,6 +55,8 @@ class Stack:
         self.logs: deque[LogEvent] = deque()
         self.counters: Counter[str] = Counter()
         self.account = account.Account()
+        self.internet = Internet(self.packets, self.counters)
+        self.capture: Capture | None = None  # who wants to hear what the upstream says of a flow
         self.upstreams = Upstreams()
         self.connections: dict[bytes, Connection] = {}
         self.half_open = 0
@@ -57,6 +64,7 @@ class Stack:
         self.text: memoryview | None = None  # what it is called with, for as long as that is
         self.port53 = Port53(self, resolver, token)
         self._secret = token(16)
+        self._reopened = (b"", 0)  # the connection that was replaced last, and its SND.NXT
         self._dirty: dict[Connection, None] = {}
         self._dirty_flows: dict[Flow, None] = {}
         self._deadlines: list[tuple[float, int, Connection]] = []
@@ -68,17 +76,21 @@ class Stack:
 
     def receive(self, frame: bytes, now: float) -> None:
         """One frame from the tun, its vnet header included.  Never raises for what a guest sends."""
-        kind = account.MALFORMED
+        self.account.take(self._packet(frame, now), len(frame) - vnet.SIZE)
+
+    def _packet(self, frame: bytes, now: float) -> str:
+        """Gives what it was."""
         try:
             datagram = ip.parse(frame)
             if datagram.protocol == ip.TCP:
                 self._tcp(frame, datagram, now)
-                kind = account.TCP
-            else:
-                kind = self._other(frame, datagram, now)
+                return account.TCP
+            return self._other(frame, datagram, now)
         except Malformed as error:
-            self.count(f"malformed-{error.reason}")
-        self.account.take(kind, len(frame) - vnet.SIZE)
+            whole = self.internet.refused(frame, error, now)
+            if whole is not None:
+                self._packet(whole, now)
+            return account.FRAGMENT if isinstance(error, Fragment) else account.MALFORMED
 
     def receive_text(self, head: bytearray, text: memoryview, now: float) -> None:
         """One frame in two parts (wire/split.py); `text` is the beginning of the room of `slab`.
@@ -103,7 +115,8 @@ class Stack:
         key = datagram.src + datagram.dst + frame[datagram.payload : datagram.payload + 4]
         connection = self.connections.get(key)
         if connection is not None:
-            if segment.flags & tcp.SYN and self._replaces(connection, segment):
+            if segment.flags & _OPENING == tcp.SYN and self._replaces(connection, segment):
+                self._reopened = (key, connection.snd_nxt)
                 connection.close(True, now)
             else:
                 arrives.segment(connection, segment, now)
@@ -112,7 +125,7 @@ class Stack:
             return
         if addresses.is_multicast(datagram.dst):
             self.count("tcp-multicast")  # RFC 9293 §3.9.2.3: silently discarded (MUST-57)
-        elif segment.flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN:
+        elif segment.flags & _OPENING == tcp.SYN:
             self._syn(frame, datagram, segment, key, now)
         elif reset := arrives.answer_unknown(_template(frame, datagram), segment):
             self.packets.append((reset,))
@@ -129,7 +142,11 @@ class Stack:
         return connection.state is state.PARKED and syn.seq != connection.irs
 
     def _syn(self, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float) -> None:
-        """RFC 9293 §3.10.7.2: the stack listens on every address and port."""
+        """RFC 9293 §3.10.7.2: the stack listens on every address and port.
+
+        There is no block in LISTEN, so no connection keeps a port from listening or is touched by another
+        one's SYN (MUST-41, MUST-42).
+        """
         if len(self.connections) >= MAX_FLOWS or self.half_open >= MAX_HALF_OPEN:
             self.count("syn-dropped")
             return
@@ -146,7 +163,8 @@ class Stack:
         self, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float
     ) -> None:
         mapped = datagram.dst if addresses.is_mapped(datagram.dst) else None
-        flow = Flow(self, frame[: datagram.end], mapped)
+        # No more of it than an ICMP error quotes: it may carry 64 KiB.
+        flow = Flow(self, frame[: datagram.start + icmp.QUOTED], mapped)
         self.half_open += 1
         flow.connection = self._connection(flow, frame, datagram, syn, key, now)
         if mapped is not None:
@@ -168,6 +186,10 @@ class Stack:
         self, app: App, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float
     ) -> Connection:
         iss = isn.initial(now, key, self._secret)
+        if self._reopened[0] == key:
+            iss = isn.beyond(iss, self._reopened[1])
+            self._reopened = (b"", 0)
+        # MUST-67, RFC 8200 §8.3
         mss = TUN_MTU - tcp.HEADER - (ip.HEADER_V4 if len(datagram.src) == 4 else ip.HEADER_V6)
         connection = Connection(self, app, key, _template(frame, datagram), iss, mss)
         connection.open_passive(syn)
@@ -183,13 +205,12 @@ class Stack:
             return account.MULTICAST
         if datagram.protocol == ip.UDP:
             return self._udp(frame, datagram, now)
-        if icmp.is_error(frame, datagram):
-            self.count("icmp-error")
-        else:
-            kind = "icmp" if datagram.protocol in (ip.ICMP, ip.ICMPV6) else f"protocol-{datagram.protocol}"
-            self.count(kind)
-            self.send_unreachable(frame, Unreachable.PROHIBITED, datagram)
-        return account.ICMP if datagram.protocol in (ip.ICMP, ip.ICMPV6) else account.OTHER
+        if datagram.protocol in (ip.ICMP, ip.ICMPV6):
+            self.internet.receive(frame, datagram, self.connections, now)
+            return account.ICMP
+        self.count(f"protocol-{datagram.protocol}")
+        self.internet.send_unreachable(frame, Unreachable.PROHIBITED, now)
+        return account.OTHER
 
     def _udp(self, frame: bytes, datagram: ip.Datagram, now: float) -> str:
         packet = udp.parse(frame, datagram)
@@ -197,21 +218,18 @@ class Stack:
             self.port53.datagram(datagram, packet, now)
             return account.DNS
         self.count(f"udp-{packet.dst_port}" if packet.dst_port in (123, 443) else "udp")
-        self.send_unreachable(frame, Unreachable.PORT, datagram)
+        self.internet.send_unreachable(frame, Unreachable.PORT, now)
         return account.UDP
 
     def _from_guest(self, datagram: ip.Datagram) -> bool:
-        """Whether the source is the environment's own address; a forged one is dropped."""
+        """Whether the source is the environment's own address; a forged one is dropped.
+
+        RFC 9293 §3.9.2.3 (MUST-63), RFC 1122 §3.2.1.3 and §4.1.3.6.
+        """
         if datagram.src in addresses.TUN:
             return True
         self.count("source-foreign")
         return False
-
-    def send_unreachable(self, frame: bytes, why: Unreachable, datagram: ip.Datagram | None = None) -> None:
-        """An ICMP error about `frame`, from the gateway."""
-        datagram = datagram or ip.parse(frame)
-        gateway = addresses.gateway_for(datagram.src)
-        self.packets.append((icmp.unreachable(frame, datagram, why, gateway),))
 
     # ---- messages --------------------------------------------------------------------
 
@@ -255,6 +273,9 @@ class Stack:
     def poll_at(self) -> float | None:
         """When `handle_timer` is due."""
         dns = self.port53.poll_at()
+        pieces = self.internet.deadline
+        if pieces != INFINITE:
+            dns = pieces if dns is None else min(dns, pieces)
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] < deadlines[0][2].deadline:
             self._reschedule(heapq.heappop(deadlines)[2])  # put off, or dead: no reason to wake up
@@ -272,6 +293,8 @@ class Stack:
                 timers.expire(connection, now)
             self._reschedule(connection)
         self.port53.handle_timer(now)
+        if self.internet.deadline <= now:
+            self.internet.handle_timer(now)
 
     def _reschedule(self, connection: Connection) -> None:
         """Its entry has left the heap; it needs another if it has a deadline still."""
@@ -303,6 +326,17 @@ class Stack:
             connection.scheduled = connection.deadline
             self._serial += 1
             heapq.heappush(self._deadlines, (connection.deadline, self._serial, connection))
+            if len(self._deadlines) > 2 * len(self.connections) + _IDLE_DEADLINES:
+                self._forget_old_deadlines()
+
+    def _forget_old_deadlines(self) -> None:
+        """Those of the dead, and those that others came before, would stay until their time: up to 135 s."""
+        latest = {entry[2]: entry for entry in self._deadlines if entry[0] == entry[2].scheduled}
+        for connection in [c for c in latest if c.deadline == INFINITE]:
+            connection.scheduled = INFINITE
+            del latest[connection]
+        self._deadlines[:] = latest.values()
+        heapq.heapify(self._deadlines)
 
     def challenge(self, now: float) -> bool:
         second = int(now)

@@ -18,10 +18,11 @@ from typing import Any, Protocol
 
 from avne.errors import Malformed
 from avne.ipc import messages
+from avne.ipc.credit import Account, Budget
 from avne.ipc.lane import Piece
 from avne.ipc.messages import Capability, Code, ResolveKind, encode
 from avne.ipc.slab import Slab
-from avne.limits import CREDIT_MAX, CREDIT_MIN, CREDIT_TOTAL
+from avne.limits import CREDIT_MAX
 
 Payload = bytes | memoryview
 Message = tuple[bytes, bytes, Payload | Piece | None]  # worker, header, payload
@@ -59,8 +60,8 @@ class Lease:
     """A flow's place at a worker, and the credits of its two directions."""
 
     __slots__ = (
-        "_consumed", "_data_header", "_held", "_opened", "_received", "_shut_received", "_shut_sent",
-        "down_credit", "flow", "over", "sent", "session", "up_credit", "upstreams", "worker",
+        "_account", "_data_header", "_held", "_opened", "_received", "_shut_received", "_shut_sent",
+        "flow", "over", "sent", "session", "up_credit", "upstreams", "worker",
     )  # fmt: skip
 
     def __init__(self, upstreams: Upstreams, worker: Worker, flow: int, session: Session) -> None:
@@ -70,11 +71,9 @@ class Lease:
         self.session = session
         self.over = False  # the worker knows it no more; what it has sent may still be in use
         self.up_credit = 0  # bytes we may still send
-        self.down_credit = 0  # bytes the worker may still send
         self.sent = 0  # bytes
-        self._received = self._consumed = (
-            0  # bytes that it has sent, and of them those the session is done with
-        )
+        self._account = Account(upstreams.budget)  # of what the worker may send
+        self._received = 0  # bytes that it has sent
         self._held: list[tuple[int, int]] | None = None  # pieces in use: (position of the end, offset)
         self._opened = self._shut_sent = self._shut_received = False
         self._data_header = encode(messages.DATA, flow)
@@ -92,31 +91,33 @@ class Lease:
         """Bytes that the worker has sent."""
         return self._received
 
-    def consumed(self, count: int) -> None:
-        """The session is done with `count` bytes of `data`: the worker may send as many again."""
-        self._consumed += count
+    @property
+    def grant(self) -> int:
+        """The credit of OPEN."""
+        return self._account.outstanding
+
+    def consumed(self, count: int, now: float) -> None:
+        """The session is done with `count` bytes of `data`: the worker may send more."""
+        if self.over:
+            self._account.drop(count)
+        elif credit := self._account.done(count, now):
+            self._send(messages.CREDIT, credit)
         if self._held:
             self._give_back()
-        if self.over:
-            return
-        target = self.upstreams.credit_target()
-        grant = target - self.down_credit - (self._received - self._consumed)
-        if grant >= target >> 2:
-            self.down_credit += grant
-            self._send(messages.CREDIT, grant)
 
     def release(self) -> None:
         """The session looks at nothing of `data` any more."""
-        self._consumed = self._received
+        self._account.close()
         if self._held:
             self._give_back()
 
     def _give_back(self) -> None:
         held = self._held
         assert held is not None
+        consumed = self._received - self._account.waiting
         count = 0
         for end, offset in held:
-            if end > self._consumed:
+            if end > consumed:
                 break
             count += 1
             self.upstreams.returned.append((self.worker.identity, encode(messages.RETURN, 0, offset), None))
@@ -141,9 +142,9 @@ class Lease:
         if kind == messages.DATA:
             assert payload is not None
             view = payload.view if isinstance(payload, Piece) else payload
-            if len(view) > self.down_credit or self._shut_received:
+            if len(view) > self._account.outstanding or self._shut_received:
                 raise Malformed("wire-credit")
-            self.down_credit -= len(view)
+            self._account.received(len(view))
             self._received += len(view)
             if isinstance(payload, Piece):
                 if self._held is None:
@@ -183,6 +184,7 @@ class Lease:
 
     def _end(self) -> None:
         self.over = True
+        self._account.end()
         self.worker.flows.pop(self.flow, None)
 
     def _send(self, kind: int, *fields: int) -> None:
@@ -201,6 +203,7 @@ class Upstreams:
         self.returned: deque[Message] = deque()
         self.slabs: dict[bytes, Slab] = {}  # of the lanes of workers that have joined, or are about to
         self.workers: dict[bytes, Worker] = {}
+        self.budget = Budget()
         self._last_flow = 0
 
     @property
@@ -213,10 +216,6 @@ class Upstreams:
     @property
     def flows(self) -> int:
         return sum(len(worker.flows) for worker in self.workers.values())
-
-    def credit_target(self) -> int:
-        """What one flow and direction may have outstanding: less each, the more there are."""
-        return max(CREDIT_MIN, min(CREDIT_MAX, CREDIT_TOTAL // max(1, self.flows)))
 
     def join(self, identity: bytes, message: list[Any]) -> Worker:
         """HELLO.  Raises `Malformed` for another version, a second greeting or a peer that
@@ -247,9 +246,7 @@ class Upstreams:
         self._last_flow += 1
         lease = Lease(self, worker, self._last_flow, session)
         worker.flows[lease.flow] = lease
-        credit = self.credit_target()
-        lease.down_credit = credit
-        header = encode(messages.OPEN, lease.flow, host, port, credit)
+        header = encode(messages.OPEN, lease.flow, host, port, lease.grant)
         self.messages.append((worker.identity, header, None))
         return lease
 

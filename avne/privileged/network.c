@@ -23,7 +23,6 @@
 enum {
     TUN_MTU = 65520,           // avne/limits.py has the same
     TUN_QUEUE = 8192,
-    RTO_MIN_MS = 2,            // what the tun's ring dropped is sent again after 2 ms, not 200
     LOOPBACK = 1               // the index of lo, in every network namespace
 };
 
@@ -163,15 +162,12 @@ static int add_default_route(int netlink, int index, uint8_t family)
     const struct rtmsg route = {.rtm_family = family, .rtm_table = RT_TABLE_MAIN,
                                 .rtm_protocol = RTPROT_STATIC, .rtm_scope = RT_SCOPE_LINK,
                                 .rtm_type = RTN_UNICAST};
-    const uint32_t out = (uint32_t)index, rto_min = RTO_MIN_MS;
-    const uint32_t locked = 1U << RTAX_RTO_MIN;  // the kernel heeds rto_min only where it is locked
+    const uint32_t out = (uint32_t)index;
     struct rtattr *metrics;
 
     begin(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &route, sizeof route);
     attribute(RTA_OIF, &out, sizeof out);
     metrics = open_nest(RTA_METRICS);
-    attribute(RTAX_LOCK, &locked, sizeof locked);
-    attribute(RTAX_RTO_MIN, &rto_min, sizeof rto_min);
     attribute(RTAX_CC_ALGO, control, sizeof control);
     close_nest(metrics);
     return tell(netlink);

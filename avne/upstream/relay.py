@@ -5,8 +5,8 @@ Up is from the netstack to the upstream's socket, down the other way.  The worke
 bytes and reports here what it did; `steps` says what is to be done next.
 
 Credit.  Down, the netstack says how much it can hold, and no more is read from the socket: a
-slow program costs the server's window, not memory.  Up, `Budget` bounds what all flows of this
-process can have waiting; a flow holds (outstanding credit + queued bytes) ≤ its last grant.
+slow program costs the server's window, not memory.  Up, an account (ipc/credit.py) says what the
+netstack may send.
 
 Ends.  An end of the netstack's direction (SHUT) is passed on once its bytes are written.  Tor
 has no half-close: there the socket stays open until the server's own end, or until it has been
@@ -23,32 +23,16 @@ from enum import Enum
 from typing import Final
 
 from avne.errors import Malformed
+from avne.ipc.credit import Account, Budget
 from avne.ipc.lane import Piece
 from avne.ipc.messages import Code
-from avne.limits import CREDIT_MAX, CREDIT_MIN, CREDIT_TOTAL
+from avne.limits import CREDIT_MAX
 
 QUIET: Final = 30.0  # seconds without a byte until a flow whose program has ended its side is given up
 
 # Smaller payloads are gathered: a byte each would cost a hundred times its size to hold.
 _GATHER_BELOW: Final = 16 << 10
 _GATHER_UP_TO: Final = 64 << 10
-
-
-class Budget:
-    """The credit that all flows of the up direction hold together."""
-
-    __slots__ = ("held",)
-
-    def __init__(self) -> None:
-        self.held = 0
-
-    def target(self) -> int:
-        """What one flow may hold now: an eighth of what is free, within the limits.
-
-        So the sum stays below CREDIT_TOTAL + flows × CREDIT_MIN, idle flows need not be asked
-        to give anything back, and the first fifty flows get CREDIT_MAX.
-        """
-        return max(CREDIT_MIN, min(CREDIT_MAX, (CREDIT_TOTAL - self.held) >> 3))
 
 
 class Step(Enum):
@@ -67,22 +51,19 @@ class Relay:
     """
 
     __slots__ = (
-        "_budget", "_gathered", "_half_close", "_head_offset", "_last_byte", "_outstanding", "_queue",
-        "_queued", "_returned", "down_credit", "ended", "hung_up", "proven", "reset_code", "shut_received",
+        "_account", "_gathered", "_half_close", "_head_offset", "_last_byte", "_queue",
+        "_returned", "down_credit", "ended", "hung_up", "proven", "reset_code", "shut_received",
         "shut_sent", "socket_shut", "write_failed",
     )  # fmt: skip
 
     def __init__(
         self, budget: Budget, returned: list[int], down_credit: int, half_close: bool, proof_needed: bool
     ) -> None:
-        self._budget = budget
+        self._account = Account(budget)
         self._returned = returned
         self._half_close = half_close
         self.down_credit = down_credit  # bytes that may be read from the socket and sent down
-        self._outstanding = budget.target()  # bytes that the netstack may still send
-        budget.held += self._outstanding
         self._queue: deque[bytes | bytearray | memoryview | Piece] = deque()
-        self._queued = 0
         self._head_offset = 0  # of the first of the queue, already written
         self._gathered: bytearray | None = None  # the last of the queue, if it may grow
         self._last_byte = 0.0
@@ -98,27 +79,26 @@ class Relay:
     @property
     def grant(self) -> int:
         """The credit of OPENED."""
-        return self._outstanding
+        return self._account.outstanding
 
     @property
     def queued(self) -> int:
         """Bytes that wait for the socket."""
-        return self._queued
+        return self._account.waiting
 
     # Up.
 
     def receive_data(self, payload: bytes | memoryview | Piece, now: float) -> None:
         piece = isinstance(payload, Piece)
         size = len(payload.view) if isinstance(payload, Piece) else len(payload)
-        if size > self._outstanding or self.shut_received:
+        if size > self._account.outstanding or self.shut_received:
             raise Malformed("wire-credit")
         self._last_byte = now
-        self._outstanding -= size
+        self._account.received(size)
         if self.write_failed:
-            self._budget.held -= size
+            self._account.drop(size)
             self._done_with(payload)
             return
-        self._queued += size
         if piece or size >= _GATHER_BELOW:
             self._queue.append(payload)
             self._gathered = None
@@ -149,7 +129,6 @@ class Relay:
     def wrote(self, size: int, now: float) -> int:
         """`size` bytes of the head are with the kernel.  Gives the credit to return, mostly 0."""
         self._last_byte = now
-        self._queued -= size
         self._head_offset += size
         head = self._queue[0]
         if self._head_offset == (len(head.view) if isinstance(head, Piece) else len(head)):
@@ -157,22 +136,14 @@ class Relay:
             if head is self._gathered:
                 self._gathered = None
             self._head_offset = 0
-        budget = self._budget
-        budget.held -= size
-        target = budget.target()
-        credit = target - self._outstanding - self._queued
-        if credit < target >> 2:
-            return 0  # the netstack has the other three quarters
-        self._outstanding += credit
-        budget.held += credit
-        return credit
+        return self._account.done(size, now)
 
     def fail_write(self) -> None:
         """The socket takes nothing more: what waits is lost."""
         self.write_failed = True
-        self._budget.held -= self._queued
+        self._account.drop(self._account.waiting)
         self._drop_queue()
-        self._queued = self._head_offset = 0
+        self._head_offset = 0
         self._gathered = None
 
     # Down.
@@ -204,7 +175,7 @@ class Relay:
     def steps(self) -> list[Step]:
         """What is due now; each is given once.  After SEND_RESET or CLOSE the flow is over."""
         due = []
-        if self.shut_received and not self._queued and self._half_close and not self.socket_shut:
+        if self.shut_received and not self.queued and self._half_close and not self.socket_shut:
             self.socket_shut = True
             if not self.write_failed:
                 due.append(Step.SHUT_SOCKET)
@@ -219,7 +190,7 @@ class Relay:
         if self.shut_sent:
             if self.write_failed:
                 due.append(Step.SEND_RESET)
-            elif self.shut_received and not self._queued:
+            elif self.shut_received and not self.queued:
                 due.append(Step.CLOSE)
         return due
 
@@ -229,7 +200,7 @@ class Relay:
         Only where the program's end could not be passed on, and never while it is the program
         that does not read.
         """
-        if self._half_close or not self.shut_received or self._queued or self.ended or not self.down_credit:
+        if self._half_close or not self.shut_received or self.queued or self.ended or not self.down_credit:
             return None
         return self._last_byte + QUIET
 
@@ -241,8 +212,7 @@ class Relay:
 
     def release(self) -> None:
         """The flow is over: give back what it holds of the budget."""
-        self._budget.held -= self._outstanding + self._queued
-        self._outstanding = self._queued = 0
+        self._account.close()
         self._drop_queue()
 
     def _drop_queue(self) -> None:

@@ -19,12 +19,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from avne.ipc import messages
+from avne.ipc.credit import Budget
 from avne.ipc.lane import Piece
 from avne.ipc.messages import Capability, encode
 from avne.limits import HALF_CLOSED_MAX, INLINE_BELOW, MAX_PAYLOAD
 from avne.upstream.base import Upstream
 from avne.upstream.lookout import Lookout
-from avne.upstream.relay import Budget, Relay, Step
+from avne.upstream.relay import Relay, Step
 from avne.upstream.uplink import Payload, Uplink
 
 READS_PER_TURN: Final = 16

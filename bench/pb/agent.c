@@ -12,7 +12,7 @@
 enum { PATIENCE_S = 10, STACK = 256 * 1024 };
 
 static struct sockaddr_in via;           /* our own SOCKS server, if any */
-static char trouble[160];                /* the first failure of a command */
+char trouble[160];
 
 void blame(const char *what)
 {
@@ -49,7 +49,7 @@ bool give(int fd, const void *buf, size_t n)
     return true;
 }
 
-int dial(const struct sockaddr_in *to)
+int dial(const struct sockaddr_in *to, int rcvbuf)
 {
     struct timeval patience = {.tv_sec = PATIENCE_S};
     int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -59,6 +59,8 @@ int dial(const struct sockaddr_in *to)
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
+    if (rcvbuf)
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &rcvbuf, sizeof rcvbuf);
     const struct sockaddr_in *first = via.sin_port ? &via : to;
     bool good = connect(fd, (const void *)first, sizeof *first) == 0;
     if (good && via.sin_port) {
@@ -78,9 +80,9 @@ int dial(const struct sockaddr_in *to)
     return fd;
 }
 
-static void in_threads(int n, void *(*body)(void *), struct job *job)
+void in_threads(int n, void *(*body)(void *), struct job *job)
 {
-    pthread_t threads[256];
+    pthread_t threads[MOST_THREADS];
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, STACK);
@@ -109,80 +111,13 @@ static void report_times(struct job *job, double seconds)
            trouble);
 }
 
-static void *stream(void *arg)
-{
-    struct job *job = arg;
-    int fd = job->fds[job->next++];
-    unsigned char head[9] = {job->up ? job->verify ? 'V' : 'U' : 'D'};
-    unsigned char *buf = malloc(BLOCK);
-    uint64_t done = 0;
-    memcpy(head + 1, &job->bytes, 8);
-    bool good = buf && give(fd, head, sizeof head);
-    while (good && done < job->bytes && now_ns() < job->deadline) {
-        size_t want = job->bytes - done < BLOCK ? job->bytes - done : BLOCK;
-        ssize_t n = job->up ? send(fd, pattern + done % PERIOD, want, MSG_NOSIGNAL)
-                            : recv(fd, buf, want, 0);
-        if (n == 0)
-            errno = ECONNRESET;
-        good = n > 0;
-        if (good && job->verify && !job->up && memcmp(buf, pattern + done % PERIOD, n)) {
-            errno = EBADMSG;
-            good = false;
-        }
-        if (good)
-            done += n;
-    }
-    if (good && job->up && done == job->bytes) {
-        uint64_t answer = 0;
-        good = take(fd, &answer, sizeof answer);
-        if (good && answer != job->bytes) {
-            errno = EBADMSG;
-            good = false;
-        }
-    }
-    uint64_t end = now_ns(), last = job->finished;
-    while (last < end && !atomic_compare_exchange_weak(&job->finished, &last, end))
-        ;
-    if (!good) {
-        blame("stream");
-        job->bad++;
-    }
-    job->moved += done;
-    free(buf);
-    return NULL;
-}
-
-static void bulk(struct job *job, int cap_ms)
-{
-    int fds[256];
-    job->fds = fds;
-    for (int i = 0; i < job->streams; i++)
-        if ((fds[i] = dial(&job->to)) < 0) {
-            blame("connect");
-            job->bad++;
-        }
-    uint64_t start = now_ns();
-    job->deadline = start + cap_ms * 1000000ull;
-    if (!job->bad)
-        in_threads(job->streams, stream, job);
-    for (int i = 0; i < job->streams; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
-    printf("{\"bytes\": %llu, \"seconds\": %.6f, \"bad\": %llu, \"capped\": %s, "
-           "\"trouble\": \"%s\"}\n",
-           (unsigned long long)job->moved,
-           job->finished > start ? (job->finished - start) / 1e9 : 0.0,
-           (unsigned long long)job->bad,
-           job->moved < job->bytes * job->streams ? "true" : "false", trouble);
-}
-
 static void *connector(void *arg)
 {
     struct job *job = arg;
     while (job->next++ < job->limit && now_ns() < job->deadline) {
         uint64_t start = now_ns();
         char byte = 'x';
-        int fd = dial(&job->to);
+        int fd = dial(&job->to, 0);
         if (fd < 0) {
             blame("connect");
             job->bad++;
@@ -202,7 +137,7 @@ static void *connector(void *arg)
 static void ping(struct job *job)
 {
     uint64_t begin = now_ns();
-    int fd = dial(&job->to);
+    int fd = dial(&job->to, 0);
     if (fd < 0)
         blame("connect");
     for (uint64_t i = 0; fd >= 0 && i < job->limit + 50 && now_ns() < job->deadline; i++) {
@@ -229,7 +164,7 @@ static void *opener(void *arg)
     uint64_t i;
     while ((i = job->next++) < job->limit && now_ns() < job->deadline) {
         char byte = 'x';
-        int fd = dial(&job->to);
+        int fd = dial(&job->to, 0);
         if (fd >= 0 && give(fd, &byte, 1) && take(fd, &byte, 1)) {
             idle_fds[idle_count + i] = fd;
             job->good++;
@@ -270,8 +205,8 @@ static void hold_idle(struct job *job)
            open, (unsigned long long)job->bad, (end - start) / 1e9, tried, alive, trouble);
 }
 
-/* Commands: via IP PORT | down|up|vdown|vup IP PORT BYTES STREAMS CAP_MS (v: check
- * every byte) | connect|idle IP PORT COUNT THREADS CAP_MS | ping IP PORT COUNT 1
+/* Commands: via IP PORT | down|up|vdown|vup IP PORT BYTES STREAMS CAP_MS [RCVBUF] (v:
+ * check every byte; RCVBUF: of the first stream's socket) | connect|idle IP PORT COUNT THREADS CAP_MS | ping IP PORT COUNT 1
  * CAP_MS | dns IP|resolv.conf|libc 53 COUNT THREADS CAP_MS */
 void agent(void)
 {
@@ -280,14 +215,15 @@ void agent(void)
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("{\"ready\": true}");
     while (fgets(line, sizeof line, stdin)) {
-        int port = 0, streams = 1, cap_ms = 0;
+        int port = 0, streams = 1, cap_ms = 0, rcvbuf = 0;
         unsigned long long amount = 0;
-        sscanf(line, "%15s %63s %d %llu %d %d", verb, ip, &port, &amount, &streams, &cap_ms);
+        sscanf(line, "%15s %63s %d %llu %d %d %d", verb, ip, &port, &amount, &streams, &cap_ms,
+               &rcvbuf);
         trouble[0] = 0;
         struct job job = {.streams = streams, .limit = amount};
         uint64_t start = now_ns();
         job.deadline = start + cap_ms * 1000000ull;
-        if (streams > 256)
+        if (streams > MOST_THREADS)
             die("too many streams");
         if (!strcmp(verb, "dns")) {
             if (!strcmp(ip, "resolv.conf"))
@@ -306,7 +242,7 @@ void agent(void)
             job.bytes = amount / streams;
             job.up = strstr(verb, "up");
             job.verify = verb[0] == 'v';
-            bulk(&job, cap_ms);
+            bulk(&job, cap_ms, rcvbuf);
             continue;
         }
         if (!strcmp(verb, "idle")) {

@@ -37,7 +37,7 @@ static bool look_up(const struct sockaddr_in *server, uint64_t serial)
     if (m >= 12 && a[2] & 2) {           /* truncated */
         q[0] = n >> 8;
         q[1] = n;
-        fd = dial(server);
+        fd = dial(server, 0);
         m = -1;
         if (fd >= 0 && give(fd, q, n + 2) && take(fd, a, 2)) {
             m = a[0] << 8 | a[1];

@@ -5,8 +5,8 @@
  *
  *   pb serve ADDR           data, echo and DNS servers           serve.c
  *   pb relay ADDR PORT IP   SOCKS5 server; every name is IP      relay.c
- *   pb agent                load generator: commands on stdin,   agent.c, lookup.c
- *                           JSON on stdout
+ *   pb agent                load generator: commands on stdin,   agent.c, bulk.c,
+ *                           JSON on stdout                      lookup.c
  *
  * The servers are one epoll loop (loop.c); the agent has threads and blocking
  * sockets, as most programs do.
@@ -73,19 +73,26 @@ void relay(const char *ip, int port, const char *names_are);
 
 /* ---- agent ------------------------------------------------------------- */
 
+enum { MOST_THREADS = 256 };
+
 struct job {
     struct sockaddr_in to;
-    int streams, *fds;
+    int streams;
+    struct lane *lanes;
     uint64_t bytes, deadline, limit;     /* limit: how many operations */
     bool up, verify;
-    _Atomic uint64_t next, good, bad, moved, finished;
+    _Atomic uint64_t next, good, bad;
     uint64_t *times;                     /* of each good operation, in ns */
 };
+
+extern char trouble[160];                /* the first failure of a command */
 
 void blame(const char *what);
 bool take(int fd, void *buf, size_t n);
 bool give(int fd, const void *buf, size_t n);
-int dial(const struct sockaddr_in *to);
+int dial(const struct sockaddr_in *to, int rcvbuf);    /* rcvbuf: SO_RCVBUF, 0: the usual */
+void in_threads(int n, void *(*body)(void *), struct job *job);
+void bulk(struct job *job, int cap_ms, int rcvbuf);
 
 void *resolver(void *job);
 struct sockaddr_in own_resolver(void);

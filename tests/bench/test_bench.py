@@ -5,33 +5,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from bench.__main__ import arguments, chosen, present
+from bench.__main__ import arguments, chosen, measured_metrics, present
+from bench.flatness import shown
 from bench.processes import descendants, parse_stat
-from bench.report import render, shown, summarize
+from bench.report import render, summarize
 from bench.rows import known_tools
 from bench.tools import Avne, Prefix
-
-
-def sample(number: int, tool: str, measure: str, value: float) -> dict[str, Any]:
-    return {"round": number, "tool": tool, "measure": measure, "value": value, "load": 0.0}
-
-
-def result(samples: list[dict[str, Any]], tools: list[str], troubles: list[str]) -> dict[str, Any]:
-    meta = {
-        "rounds_done": 3,
-        "cpus": 2,
-        "kernel": "6.1",
-        "load_min": 0.5,
-        "load_max": 1.5,
-        "options": {"mib": 64},
-        "tools": tools,
-    }
-    return {"meta": meta, "samples": samples, "troubles": troubles}
-
+from tests.bench.made_up import result, sample, samples
 
 # Round 1 was slow for all. The ratio of the medians is 0.4; the ratios of the rounds are 0.5, 0.3 and 0.2.
 SAMPLES = [
@@ -152,3 +135,14 @@ def test_idle_counts_ascend():
     for bad in ("20,10", "", "x"):
         with pytest.raises(SystemExit):
             arguments(["--idle", bad])
+
+
+def test_counters_show_the_worst_round():
+    drops = samples("x", "down256.drops", 0, 12, 0)
+    timeouts = samples("x", "down256.timeouts", 0, 0, 3)
+    assert "| x | 12 | 3 |" in render(result(drops + timeouts, ["x"], []))
+
+
+def test_the_long_metric_is_measured_only_by_name():
+    assert "flat" not in measured_metrics("all")
+    assert measured_metrics("ping,flat") == ["ping", "flat"]

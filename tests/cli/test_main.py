@@ -31,7 +31,7 @@ def avne(*arguments, **environ):
 
 @pytest.fixture
 def ran(monkeypatch):
-    """What `avne run` was asked to do: (program, flags, quiet)."""
+    """What `avne run` was asked to do: (program, flags, quiet, capture)."""
     from avne.cli import run
 
     calls = []
@@ -68,12 +68,12 @@ def test_what_follows_the_program_belongs_to_it(ran, arguments, program):
 
 def test_every_setting_is_an_option_of_run(ran):
     cli.main(["run", "--upstream", "u", "--workers", "2", "--resolver", "r", "--helper", "h", "--torrc", "/t",
-              "--log-names", "-vvv", "-q", "true"])  # fmt: skip
-    program, flags, quiet, _, receipt = ran[0]
+              "--log-names", "-vvv", "-q", "--capture", "c", "true"])  # fmt: skip
+    program, flags, quiet, _, receipt, capture = ran[0]
     assert flags == {"upstream": "u", "workers": "2", "resolver": "r", "helper": "h", "tor.torrc": "/t",
                      "log_names": "true", "verbose": 2}  # fmt: skip
     assert quiet
-    assert receipt == ""
+    assert (receipt, capture) == ("", "c")
     assert program == ["true"]
 
 

@@ -73,12 +73,14 @@ def test_no_path_is_no_receipt():
 def test_counters_become_what_was_tried():
     counters = {
         "tcp-syn": 5, "opened": 2, "refused-0x05": 2, "refused-0x04": 1, "reset-0x01": 1, "dns-query": 7,
-        "udp": 1, "udp-443": 3, "icmp": 4, "multicast-17": 2, "multicast-2": 1, "protocol-253": 1,
+        "udp": 1, "udp-443": 3, "icmp-echo": 4, "icmp-limited": 2, "fragment": 2,
+        "multicast-17": 2, "multicast-2": 1, "protocol-253": 1,
         "source-foreign": 1, "malformed-ip-short": 9,
     }  # fmt: skip
     assert tried(counters, {"names": ["a.example"]}) == {
         "connections": 5, "opened": 2, "refused": {"0x04": 1, "0x05": 2}, "reset": {"0x01": 1}, "names": 7,
-        "udp": {"other": 1, "443": 3}, "icmp": 4, "multicast": 3, "other_protocols": {"253": 1},
+        "udp": {"other": 1, "443": 3}, "icmp": {"echo": 4}, "fragments": 2,
+        "multicast": 3, "other_protocols": {"253": 1},
         "foreign_source": 1, "malformed": {"ip-short": 9}, "asked": ["a.example"],
     }  # fmt: skip
 

@@ -63,7 +63,7 @@ def test_what_a_program_tried_and_where_its_bytes_went(any_avne, bed, tmp_path_f
     assert found["upstream"] == "socks5"
     assert set(found["layers"].values()) == {True}
     assert tried["udp"] == {"other": 1, "123": 1, "443": 2}
-    assert (tried["icmp"], tried["multicast"], tried["opened"]) == (1, 1, 5)
+    assert (tried["icmp"], tried["multicast"], tried["opened"]) == ({"echo": 1}, 1, 5)
     assert tried["refused"] == {"0x05": 1}
     assert tried["names"] >= 1
     assert f"www.{places.ZONE}" in tried["asked"]

@@ -128,6 +128,19 @@ def test_udp_is_refused_at_once(avne, bed):
     assert avne.run("python3", "-c", script, upstream=bed.socks).stdout == "refused\n"
 
 
+@pytest.mark.parametrize(("family", "host"), [("AF_INET", "198.51.100.80"), ("AF_INET6", "2001:db8::80")])
+def test_udp_that_comes_in_fragments_is_refused_too(avne, bed, family, host):
+    """The largest datagram there is does not fit into the tun's MTU."""
+    script = (
+        f"import socket; s = socket.socket(socket.{family}, socket.SOCK_DGRAM)\n"
+        f"s.connect(({host!r}, 443))\n"
+        "s.send(bytes(65507)); s.settimeout(5)\n"
+        "try: s.recv(1)\n"
+        "except ConnectionRefusedError: print('refused')"
+    )
+    assert avne.run("python3", "-c", script, upstream=bed.socks).stdout == "refused\n"
+
+
 def test_ping_is_told_that_it_is_prohibited(avne, bed):
     done = avne.run("ping", "-c1", "-W3", places.V4, upstream=bed.socks)
     assert done.returncode == 1

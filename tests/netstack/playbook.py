@@ -34,6 +34,7 @@ class Seg(NamedTuple):
     data: bytes | None = None
     sack: tuple[tuple[int, int], ...] | None = None
     options: tcp.Options | None = None
+    raw: bytes | None = None  # options as bytes, of what the guest sends only
 
     def like(self, expected: Seg) -> Seg:
         """Without what `expected` leaves open."""
@@ -98,10 +99,11 @@ class Play:
     # ---- what happens --------------------------------------------------------------
 
     def recv(self, flags: str, seq: int = 1, ack: int | None = 1, wnd: int = WINDOW, data: bytes = b"",
-             sack: tuple[tuple[int, int], ...] = (), options: tcp.Options | None = None) -> Play:  # fmt: skip
+             sack: tuple[tuple[int, int], ...] = (), options: tcp.Options | None = None,
+             raw: bytes | None = None) -> Play:  # fmt: skip
         """A segment of the guest; `ack` counts only with A among the flags."""
         self._quiet()
-        self._arrive(Seg(flags, seq, ack, wnd, data, sack, options))
+        self._arrive(Seg(flags, seq, ack, wnd, data, sack, options, raw))
         return self._turn()
 
     def recv_all(self, *segments: Seg) -> Play:
@@ -155,6 +157,13 @@ class Play:
         assert shown == wanted, "expected (-), sent (+):\n" + "\n".join(difflib.ndiff(wanted, shown))
         return self
 
+    def each_frame(self, look: Callable[[bytes], None]) -> Play:
+        """`look` at each frame that was sent, of which there is one at least."""
+        assert self.packets
+        while self.packets:
+            look(b"".join(self.packets.popleft()))
+        return self
+
     def told(self, *events: Any) -> Play:
         """Exactly this the app has been told since the last time."""
         told, self.app = self.app, []
@@ -202,6 +211,7 @@ class Play:
             options = tcp.syn_options(o.mss or 1460, o.window_scale, o.sack_permitted)
         if s.sack:
             options += tcp.sack_option([tuple((self.iss + edge) & seq.MASK for edge in b) for b in s.sack])
+        options = options if s.raw is None else s.raw
         flags = sum(FLAGS[letter] for letter in s.flags)
         ack = (self.iss + (s.ack or 0)) & seq.MASK if "A" in s.flags else 0
         scale = 0 if "S" in s.flags else self.c.snd_wscale

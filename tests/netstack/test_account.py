@@ -42,8 +42,8 @@ def check(found):
     return found
 
 
-def raw(protocol, dst=SERVER_V4, src=V4, payload=b"x" * 8):
-    fields = [0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, src, dst]
+def raw(protocol, dst=SERVER_V4, src=V4, payload=b"x" * 8, fragment=0):
+    fields = [0x45, 0, 20 + len(payload), 0, fragment, 64, protocol, 0, src, dst]
     fields[7] = ~checksum.total(struct.pack(_HEADER, *fields)) & 0xFFFF
     return bytes(vnet.SIZE) + struct.pack(_HEADER, *fields) + payload
 
@@ -53,16 +53,19 @@ def test_every_kind_of_packet_has_its_line():
     net.frame(udp.build(V4, 5000, SERVER_V4, 443, b"quic"))
     net.frame(udp.build(V4, 5000, SERVER_V4, 9, b"other"))
     net.frame(udp.build(V4, 5353, bytes((224, 0, 0, 251)), 5353, b"mdns"))
-    net.frame(raw(1, payload=bytes((8, 0, 0, 0, 0, 0, 0, 0))))
+    net.frame(raw(1, payload=bytes((8, 0, 0xF7, 0xFF, 0, 0, 0, 0))))
     net.frame(raw(253))
     net.frame(raw(253, src=bytes((192, 0, 2, 99))))
+    net.frame(raw(17, payload=bytes(16), fragment=0x2000))
+    net.frame(raw(17, payload=bytes(8), fragment=2))  # the last piece: the whole is no packet of its own
     net.frame(raw(ip.TCP, payload=b"short"))
     net.frame(b"nonsense")
     net.ask(bytes(DNSRecord.question("www.example").pack()))
     connected(net)
     found = check(net.account())
     assert found["packets"] == {
-        "tcp": 2, "dns": 1, "udp": 2, "icmp": 1, "multicast": 1, "other": 1, "foreign": 1, "malformed": 2,
+        "tcp": 2, "dns": 1, "udp": 2, "icmp": 1, "multicast": 1, "other": 1, "fragment": 2, "foreign": 1,
+        "malformed": 2,
     }  # fmt: skip
 
 
@@ -156,7 +159,7 @@ def test_the_sums_hold_whatever_happens(actions, server):
         elif action == "rst":
             socket.send_reset()
         elif lease is not None and action == "data" and not lease._shut_received:
-            net.say(messages.DATA, flow, payload=b"d" * min(size, lease.down_credit))
+            net.say(messages.DATA, flow, payload=b"d" * min(size, lease.grant))
         elif lease is not None and action == "credit":
             net.say(messages.CREDIT, flow, min(size, messages.CREDIT_MAX - lease.up_credit) or 1)
         elif lease is not None and action == "shut" and not lease._shut_received:

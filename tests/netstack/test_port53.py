@@ -12,7 +12,7 @@ from avne.ipc.messages import Code
 from avne.limits import DNS_MAX_UDP
 from avne.netstack import addresses
 from avne.netstack.dns.framing import Framing, frame_reply
-from avne.netstack.wire import udp
+from avne.netstack.wire import ip, udp
 
 SERVER = ("192.0.2.53", 53)
 
@@ -34,12 +34,17 @@ def _replies(net: Net) -> list[DNSRecord]:
 
 
 @pytest.mark.parametrize("server", [*addresses.GATEWAY, *FAMILIES])
+@pytest.mark.rfc("1122", "3.3.4.2-1")
+@pytest.mark.rfc("1122", "4.1.3.5-1")
+@pytest.mark.rfc("1122", "4.1.3.6-2")
 def test_a_query_to_any_address_is_answered_from_there(server):
     net = Net("tor")
     net.ask(_query(), server, port=1234)
     (resolve,) = net.told()
     assert (resolve.name, resolve.fields) == ("RESOLVE", [0, "example.com"])
     net.say(messages.RESOLVED, resolve.flow, 0, ["192.0.2.1"], 60)
+    (frame,) = net.other
+    assert ip.parse(frame).src == server
     (datagram,) = net.datagrams()
     assert (datagram.src_port, datagram.dst_port) == (53, 1234)
     reply = DNSRecord.parse(datagram.data)

@@ -16,7 +16,7 @@ import pytest
 
 from avne.ipc import messages
 from avne.ipc.messages import Capability, Code, ResolveKind, encode
-from avne.limits import CREDIT_MAX, HALF_CLOSED_MAX, MAX_PAYLOAD
+from avne.limits import CREDIT_MAX, CREDIT_MIN, HALF_CLOSED_MAX, MAX_PAYLOAD
 from avne.upstream.spec import UpstreamSpec
 from tests.upstream.rig import PEER, Died, Rig
 from tests.upstream.socks_server import RESOLVE, SocksServer, reply_bytes
@@ -109,7 +109,7 @@ def test_ping(rig: Rig) -> None:
 
 
 def test_bytes_both_ways_and_an_orderly_end(rig: Rig, server: SocksServer) -> None:
-    assert rig.open(1, "example.org", 8080) == CREDIT_MAX
+    assert rig.open(1, "example.org", 8080) == CREDIT_MIN
     assert server.requests[0][1:4] == (3, b"example.org", 8080)
     rig.send(messages.DATA, 1, payload=b"hello")
     assert rig.receive(messages.DATA, 1)[1] == b"hello"
@@ -137,7 +137,7 @@ def test_a_half_closed_flow_still_gets_its_answer(rig: Rig, server: SocksServer)
     for _ in range(4):
         rig.send(messages.DATA, 1, payload=bytes(credit // 4))
     rig.send(messages.SHUT, 1)
-    assert rig.collect(1) == (b"%d" % CREDIT_MAX, [messages.SHUT, 1])
+    assert rig.collect(1) == (b"%d" % CREDIT_MIN, [messages.SHUT, 1])
 
 
 @pytest.mark.parametrize("code", [1, 5, 0xF6])
@@ -265,16 +265,11 @@ def test_a_server_that_does_not_read_costs_the_credit_and_no_more(rig: Rig, serv
     credit = rig.open(1)
     before = rig.memory()
     sent = 0
-    payload = bytes(MAX_PAYLOAD)
-    while True:  # as much as the worker lets us: the kernel's buffers and one grant
-        while credit >= MAX_PAYLOAD:
-            rig.send(messages.DATA, 1, payload=payload)
-            credit -= MAX_PAYLOAD
-            sent += MAX_PAYLOAD
-        returned = sum(message[2] for message, _ in rig.drained(1))
-        if not returned:
-            break
-        credit += returned
+    while credit:  # as much as the worker lets us: the kernel's buffers and one grant
+        size = min(credit, MAX_PAYLOAD)
+        rig.send(messages.DATA, 1, payload=bytes(size))
+        sent += size
+        credit += sum(message[2] for message, _ in rig.drained(1)) - size
     assert sent >= CREDIT_MAX
     assert rig.memory() - before < 16 * MIB
     rig.send(messages.SHUT, 1)
@@ -292,15 +287,15 @@ def test_a_megabyte_in_single_bytes_costs_about_a_megabyte(rig: Rig, server: Soc
             pass
 
     server.stream = late
-    rig.open(1)
-    payload = bytes(MAX_PAYLOAD)
-    credit = CREDIT_MAX
-    while credit >= MAX_PAYLOAD:  # fill the kernel's buffers
-        rig.send(messages.DATA, 1, payload=payload)
-        credit -= MAX_PAYLOAD
-        credit += sum(message[2] for message, _ in rig.drained(1))
+    credit, back = rig.open(1), 1
+    while back:  # fill the kernel's buffers, which makes the window grow, and keep what is left of it
+        size = min(credit, MAX_PAYLOAD)
+        rig.send(messages.DATA, 1, payload=bytes(size))
+        back = sum(message[2] for message, _ in rig.drained(1))
+        credit += back - size
+    assert credit >= 100_000
     before = rig.memory()
-    for _ in range(min(credit, 100_000)):
+    for _ in range(100_000):
         rig.send(messages.DATA, 1, payload=b"x")
     rig.drained(1)
     assert rig.memory() - before < 8 * MIB
@@ -452,8 +447,7 @@ def test_drain_writes_what_is_queued_first(tmp_path: Path, server: SocksServer, 
     server.stream = late
     with Rig(tmp_path, UpstreamSpec(kind, server.address)) as rig:
         credit = rig.ready().open(1, credit=0)
-        for _ in range(credit // MAX_PAYLOAD):
-            rig.send(messages.DATA, 1, payload=bytes(MAX_PAYLOAD))
+        rig.send(messages.DATA, 1, payload=bytes(credit))
         rig.send(messages.DRAIN, 0)
         rig.send(messages.OPEN, 2, "h", 80, 1000)
         assert rig.receive(messages.REFUSED, 2)[0][2] == Code.UPSTREAM_DOWN

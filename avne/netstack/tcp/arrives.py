@@ -32,6 +32,8 @@ def is_next(c: Connection, seg: Segment) -> bool:
 def segment(c: Connection, seg: Segment, now: float) -> None:
     """Process `seg` for `c`."""
     if is_next(c, seg):
+        # The ACK is sent at the end of the turn, for all segments of it (MUST-58, MUST-59), and so at
+        # once (MUST-40).
         if _check_ack(c, seg, now) and seg.payload:
             _deliver(c, seg.payload, now)
             c.ack_now = True
@@ -106,7 +108,7 @@ def _other_states(c: Connection, seg: Segment, now: float) -> None:
             c.ack_now = True
             c.link.wake(c)
         return
-    # Second, check the RST bit.
+    # Second, check the RST bit, whatever the window (MUST-66) and the text (SHLD-2).
     if seg.flags & RST:
         # RFC 5961 §3.2: only the exact sequence number resets; others in the window are challenged.
         if seg.seq == c.rcv_nxt:
@@ -114,10 +116,12 @@ def _other_states(c: Connection, seg: Segment, now: float) -> None:
         elif c.link.challenge(now):
             c.emit_ack()
         return
-    # Fourth, check the SYN bit.  RFC 5961 §4.2: a challenge ACK, whatever its sequence number.
+    # Fourth, check the SYN bit.
     if seg.flags & SYN:
-        if c.link.challenge(now):
-            c.emit_ack()
+        if c.state is state.SYN_RECEIVED and c.passive:
+            c.close(True, now)  # "return this connection to the LISTEN state" (MUST-11)
+        elif c.link.challenge(now):
+            c.emit_ack()  # RFC 5961 §4.2: a challenge ACK, whatever its sequence number
         return
     # Fifth, check the ACK field.  "If the ACK bit is off, drop the segment."
     if not seg.flags & ACK:
@@ -133,7 +137,7 @@ def _other_states(c: Connection, seg: Segment, now: float) -> None:
         return
     if c.state is state.CLOSED:
         return
-    # Sixth, check the URG bit: RFC 6093 §4: urgent data is delivered in line, like all other.
+    # Sixth, check the URG bit: urgent data, of any length, is delivered in line (MUST-31).
     # Seventh, process the segment text.
     if seg.payload:
         _text(c, seg, now)
@@ -178,7 +182,7 @@ def _check_ack(c: Connection, seg: Segment, now: float) -> bool:
     advance = (ack - c.snd_una) & MASK
     if advance > (c.snd_nxt - c.snd_una) & MASK:
         if seq.lt(c.snd_una, ack):
-            # "If the ACK acks something not yet sent, then send an ACK, drop the segment."
+            # "If the ACK acks something not yet sent, then send an ACK, drop the segment" (MAY-12).
             c.ack_now = True
             c.link.wake(c)
             return False
@@ -189,18 +193,20 @@ def _check_ack(c: Connection, seg: Segment, now: float) -> bool:
             return False
         return True  # an old duplicate: its ACK says nothing, its text may still count
     if seg.options.sack:
-        output.note_sack(c, seg.options.sack)
-    wnd = seg.wnd << c.snd_wscale
+        output.note_sack(c, seg.options.sack, now)
+    wnd = seg.wnd << c.snd_wscale  # RFC 7323 §2.3
     if advance:
         _acknowledge(c, ack, now)
         _ended_by_ack(c, now)
         if c.state is state.CLOSED:
             return False
     elif c.inflight and not seg.length and wnd == c.snd_wnd:
+        if (c.inflight[0].end - c.snd_una) & MASK > wnd:
+            c.backoffs = 0  # the window has closed over it, but the guest is there (MUST-37, SHLD-17)
         if wnd:
             output.duplicate_ack(c, now)
-        else:
-            c.backoffs = 0  # the window is closed, but the guest is there (MUST-37)
+    elif not c.inflight:
+        c.probes = 0  # the window is closed, but the guest is there (MUST-37)
     # "The send window should be updated": only from a segment that is newer than the last one used.
     if seq.lt(c.snd_wl1, seg.seq) or (c.snd_wl1 == seg.seq and seq.le(c.snd_wl2, ack)):
         reopened = not c.snd_wnd and wnd
@@ -229,6 +235,7 @@ def _acknowledge(c: Connection, ack: int, now: float) -> None:
     c.snd_una = ack
     freed = 0
     sample: float | None = None
+    ambiguous = False
     inflight = c.inflight
     while inflight:
         sent = inflight[0]
@@ -236,15 +243,17 @@ def _acknowledge(c: Connection, ack: int, now: float) -> None:
             inflight.popleft()
             freed += (sent.end - sent.start) & MASK
             freed -= sent.fin
-            sample = None if sent.retransmitted else sent.at
+            sample = sent.at
+            ambiguous = ambiguous or sent.retransmitted or sent.timed
         elif seq.lt(sent.start, ack):
             freed += (ack - sent.start) & MASK
             output.trim(sent, ack)
             break
         else:
             break
-    if sample is not None:
-        c.rto.sample(now - sample)  # RFC 6298 §3: Karn
+    # RFC 6298 §3 (Karn).  What waited behind a lost segment tells of our timer, not of the path.
+    if sample is not None and not ambiguous:
+        c.rto.sample(now - sample)
     c.backoffs = c.dupacks = 0
     if c.recover is not None:
         output.partial_ack(c, ack)
@@ -284,7 +293,7 @@ def _text(c: Connection, seg: Segment, now: float) -> None:
         if c.reassembly is None:
             c.reassembly = Reassembly()
         c.reassembly.insert(seg.seq, seg.payload, c.rcv_nxt)
-        # RFC 5681 §4.2: a duplicate ACK at once, so that the guest's fast retransmit sees each.
+        # RFC 5681 §4.2: a duplicate ACK at once, so that the guest's fast retransmit sees each (MAY-13).
         c.emit_ack()
         return
     _deliver(c, seg.payload, now)
@@ -335,6 +344,20 @@ def _time_wait(c: Connection, now: float) -> None:
     c.enter(state.TIME_WAIT)
     c.start_timer(Timer.TIME_WAIT, now + TIME_WAIT_SECONDS)
     c.app.closed(False, now)
+
+
+def icmp_error(c: Connection, number: int, hard: bool, now: float) -> bool:
+    """The guest's network says that our segment at `number` did not get through (RFC 9293 §3.9.2.2).
+
+    A soft error aborts nothing (MUST-56): it is only counted.  A hard one aborts an attempt to connect,
+    but no connection that exists, as RFC 5461 §2.2 finds it elsewhere (SHLD-26); and only one about what
+    is in flight is believed (RFC 5927 §4.1).  False: it is not about this connection as it is now.
+    """
+    if not seq.within(number, c.snd_una, (c.snd_nxt - c.snd_una) & MASK):
+        return False
+    if hard and c.state in (state.SYN_SENT, state.SYN_RECEIVED):
+        c.close(True, now)
+    return True
 
 
 def answer_unknown(template: wire.HeaderTemplate, seg: Segment) -> bytes | None:

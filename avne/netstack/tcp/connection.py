@@ -16,8 +16,8 @@ Theory of operation
     turn of the loop sends data, FIN and at most one ACK for all segments of the turn.
 
 Sequence variables keep the RFC's names: ``snd_una snd_nxt snd_wnd rcv_nxt``; ``rcv_adv`` is the
-right edge of the window as advertised, which never moves left (§3.8.6), and ``rcv_edge`` the one
-the app has granted.
+right edge of the window as advertised, which never moves left (SHLD-14), and ``rcv_edge`` the one
+the app has granted.  Windows are scaled to their full 32 bits as soon as they are read (REC-1).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class App(Protocol):
     def received_fin(self, now: float) -> None: ...
     def acked(self, count: int, now: float) -> None: ...
     def closed(self, reset: bool, now: float) -> None:
-        """The connection is over: `reset` unless both directions ended with a FIN."""
+        """The connection is over: `reset` unless both directions ended with a FIN (MUST-12)."""
 
 
 class _Gone:
@@ -88,7 +88,7 @@ class Link(Protocol):
 class Sent:
     """A segment in flight: [start, end) of sequence space, kept until it is acknowledged."""
 
-    __slots__ = ("at", "end", "fin", "payload", "retransmitted", "sacked", "start")
+    __slots__ = ("at", "end", "fin", "payload", "retransmitted", "sacked", "start", "timed")
 
     def __init__(self, start: int, end: int, payload: Packet, fin: bool, at: float) -> None:
         self.start = start
@@ -97,6 +97,7 @@ class Sent:
         self.fin = fin
         self.at = at  # when it was first sent
         self.retransmitted = False
+        self.timed = False  # SACK has told its round trip
         self.sacked = False
 
 
@@ -115,7 +116,8 @@ class Connection:
     __slots__ = (
         "ack_now", "app", "backoffs", "deadline", "dupacks", "fin_queued", "fin_received", "fin_sent",
         "gso_size", "inflight", "irs", "iss", "key", "link", "max_snd_wnd", "mss_advertised",
-        "rcv_adv", "rcv_edge", "rcv_nxt", "rcv_wscale", "reassembly", "recover", "rto", "sack_ok",
+        "passive", "probes", "rcv_adv", "rcv_edge", "rcv_nxt", "rcv_wscale", "reassembly", "recover", "rto",
+        "sack_ok",
         "scheduled",
         "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "syn_ack_sent",
         "template", "timer", "unsent", "unsent_bytes",
@@ -142,9 +144,11 @@ class Connection:
         self.reassembly: Reassembly | None = None
         self.fin_queued = self.fin_sent = self.fin_received = False
         self.ack_now = self.syn_ack_sent = False
+        self.passive = True  # how it was opened (RFC 9293 §3.5, MUST-11)
         self.rto = RetransmissionTimeout()
         self.recover: int | None = None  # in loss recovery until snd_una reaches it
         self.dupacks = self.backoffs = 0
+        self.probes = 0  # of a zero window, since the guest was last heard
         self.timer = Timer.NONE
         self.deadline = INFINITE
         self.scheduled = INFINITE  # the link's earliest note of a deadline of ours
@@ -161,6 +165,7 @@ class Connection:
 
     def open_active(self) -> None:
         """Send a SYN (RFC 9293 §3.10.1)."""
+        self.passive = False
         self.rcv_wscale = WINDOW_SCALE
         self.enter(state.SYN_SENT)
         self.link.wake(self)
@@ -176,7 +181,10 @@ class Connection:
         self.link.wake(self)
 
     def write(self, data: memoryview) -> None:
-        """Queue bytes for the guest; they are kept, and not copied unless they come in crumbs."""
+        """Queue bytes for the guest; they are kept, and not copied unless they come in crumbs.
+
+        What is written within a turn is sent together (MAY-16), and at its end in any case (MUST-60).
+        """
         if not data:
             return
         unsent = self.unsent
@@ -195,9 +203,9 @@ class Connection:
 
     def abort(self, now: float) -> None:
         """RST to the guest, which forgets everything queued (RFC 9293 §3.10.5)."""
-        if self.state is state.PARKED or self.state is state.SYN_SENT:
+        if self.state is state.PARKED:
             self.emit_rst(0, self.rcv_nxt)  # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
-        elif self.state not in (state.CLOSED, state.TIME_WAIT):
+        elif self.state not in (state.CLOSED, state.SYN_SENT, state.TIME_WAIT):
             self.emit_rst(self.snd_nxt, self.rcv_nxt)
         self.close(True, now)
 
@@ -231,6 +239,7 @@ class Connection:
         """RFC 9293 §3.7.1, RFC 7323 §2.2, RFC 2018 §2: what the guest's SYN offers."""
         options = syn.options
         default = wire.DEFAULT_MSS_V4 if len(self.template.src) == 4 else wire.DEFAULT_MSS_V6
+        # MUST-16; what is smaller than any real MSS would cost more than it carries.
         self.gso_size = min(GSO_SIZE, max(options.mss or default, 64))
         self.sack_ok = options.sack_permitted
         # RFC 7323 §2.2: scaling works only where both sides sent the option.
@@ -250,16 +259,23 @@ class Connection:
         self.max_snd_wnd = max(self.max_snd_wnd, self.snd_wnd)
         self.snd_wl1, self.snd_wl2 = syn_or_ack.seq, syn_or_ack.ack
         self.backoffs = 0
+        self.rto.begin_data()
         self.link.wake(self)  # what was written before can go now
         self.app.established(now)
 
     @property
     def rcv_wnd(self) -> int:
-        """The window as the guest knows it (RFC 9293 §3.3.1)."""
+        """The window as the guest knows it (RFC 9293 §3.3.1).
+
+        It is counted from the largest edge that was ever told, not from the last (RFC 7323 §2.4).
+        """
         return (self.rcv_adv - self.rcv_nxt) & seq.MASK
 
     def window_field(self, scaled: bool = True) -> int:
-        """The window to put into a segment; remembers it as advertised."""
+        """The window to put into a segment, scaled (RFC 7323 §2.3); remembers it as advertised.
+
+        It may stay closed for as long as the app takes nothing (MAY-8).
+        """
         room = (self.rcv_edge - self.rcv_nxt) & seq.MASK
         shift = self.rcv_wscale if scaled else 0
         field = min(room >> shift, 0xFFFF)

@@ -18,11 +18,17 @@ DUPLICATE_ACKS = 3  # RFC 5681 §3.2
 # A window update is sent when the window has opened by this much: RFC 9293 §3.8.6.2.2 asks for
 # the lesser of half the buffer and one segment; our segments are 64 KiB.
 _WINDOW_STEP = 64 << 10
+# A segment in flight costs 500 bytes, whatever is in it: while so many are, more waits and is gathered.
+MAX_IN_FLIGHT = 64
 _MAX_PIECES = 64  # of one segment's payload: writev(2) takes no more than 1024
 
 
 def flush(c: Connection, now: float) -> None:
-    """Send what this turn has made possible; the connection's one output per turn of the loop."""
+    """Send what this turn has made possible; the connection's one output per turn of the loop.
+
+    At most one ACK for all that the turn has brought: delayed (SHLD-18), but by no timer, and so never
+    for longer than the segments that wait together in the tun's ring (SHLD-19).
+    """
     st = c.state
     if st is state.SYN_RECEIVED:
         if not c.syn_ack_sent:
@@ -59,13 +65,19 @@ def _send_syn(c: Connection, flags: int, now: float) -> None:
         c.link.packets.append((c.template.build(c.iss, 0, flags, window, 0, 0, options),))
     if first:
         c.inflight.append(Sent(c.iss, c.snd_nxt, (), True, now))
+    else:
+        c.inflight[0].retransmitted = True  # RFC 6298 §3: its round trip is ambiguous (MUST-18)
     if c.timer != Timer.RETRANSMIT:
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 
 
 def _send_data(c: Connection, now: float) -> None:
-    """New data as far as the window goes, in super-segments."""
-    while c.unsent:
+    """New data as far as the window goes, in super-segments.
+
+    As far as the window that was told last (RFC 7323 §2.4): one that has shrunk below what is in flight
+    gives no room (MUST-34, SHLD-15).
+    """
+    while c.unsent and len(c.inflight) < MAX_IN_FLIGHT:
         usable = c.snd_wnd - ((c.snd_nxt - c.snd_una) & seq.MASK)
         length = min(c.unsent_bytes, usable, MAX_BURST // c.gso_size * c.gso_size)
         if length <= 0:
@@ -80,7 +92,7 @@ def _send_data(c: Connection, now: float) -> None:
                 break
         send_segment(c, length, now)
     if c.unsent and not c.inflight and c.timer != Timer.PERSIST:
-        c.start_timer(Timer.PERSIST, now + c.rto.value)  # §3.8.6.1 (MUST-35..37)
+        c.start_timer(Timer.PERSIST, now + c.rto.value)  # §3.8.6.1 (MUST-35, MUST-36, SHLD-29)
 
 
 def send_segment(c: Connection, length: int, now: float) -> None:
@@ -89,14 +101,14 @@ def send_segment(c: Connection, length: int, now: float) -> None:
     start = c.snd_nxt
     end = c.snd_nxt = (start + length) & seq.MASK
     last = not c.unsent
-    flags = ACK | PSH if last else ACK  # SHLD-28, MUST-60
+    flags = ACK | PSH if last else ACK  # SHLD-28, MUST-61
     fin = last and c.fin_queued
     if fin:
         flags |= FIN
         end = c.snd_nxt = (end + 1) & seq.MASK
         _enter_fin_sent(c)
     c.emit(flags, start, payload, length)
-    c.inflight.append(Sent(start, end, payload, fin, now))
+    c.inflight.append(Sent(start, end, payload, fin, now))  # RFC 6298 §5.1
     if c.timer != Timer.RETRANSMIT:
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 
@@ -164,7 +176,10 @@ def trim(sent: Sent, ack: int) -> None:
 
 
 def retransmit(c: Connection, sent: Sent) -> None:
-    """`sent` again, exactly as it was but for what has been acknowledged."""
+    """`sent` again, exactly as it was but for what has been acknowledged.
+
+    Whole, whatever the window has become since (SHLD-16, MAY-7; RFC 7323 §2.4).
+    """
     sent.retransmitted = True
     if c.state is state.SYN_RECEIVED or c.state is state.SYN_SENT:  # it is the SYN
         c.syn_ack_sent = False
@@ -182,16 +197,31 @@ def retransmit_first(c: Connection) -> None:
 
 
 def duplicate_ack(c: Connection, now: float) -> None:
-    """RFC 5681 §3.2: the third one in a row means that the first segment in flight is lost."""
+    """RFC 5681 §3.2: the third one in a row means that the first segment in flight is lost.
+
+    So does an earlier one where SACK reports enough beyond it (RFC 6675 §5), or that nothing else is
+    missing: no third may come (RFC 5827 §3.1).
+    """
     c.dupacks += 1
-    if c.dupacks == DUPLICATE_ACKS and c.recover is None:
+    if c.recover is None and (c.dupacks >= DUPLICATE_ACKS or _is_lost(c)):
         c.recover = c.snd_nxt
         retransmit_first(c)
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 
 
+def _is_lost(c: Connection) -> bool:
+    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived.
+
+    Or all of one or two (RFC 5827 §3.2: fewer than four segments are outstanding).
+    """
+    first, *rest = c.inflight
+    arrived = sum((sent.end - sent.start) & seq.MASK for sent in rest if sent.sacked)
+    early = 0 < len(rest) < DUPLICATE_ACKS and all(sent.sacked for sent in rest)
+    return not first.sacked and (early or arrived > (DUPLICATE_ACKS - 1) * c.gso_size)
+
+
 def partial_ack(c: Connection, ack: int) -> None:
-    """RFC 6582 §3.2: an ACK short of the recovery point uncovers the next loss."""
+    """RFC 6582 §3.2: an ACK short of the recovery point uncovers the next loss (RFC 6675 §5)."""
     assert c.recover is not None
     if seq.le(c.recover, ack):
         c.recover = None
@@ -201,10 +231,20 @@ def partial_ack(c: Connection, ack: int) -> None:
         retransmit_first(c)
 
 
-def note_sack(c: Connection, blocks: tuple[tuple[int, int], ...]) -> None:
-    """Mark what the guest holds (RFC 2018 §5); renege is covered by the timer, which clears it."""
+def note_sack(c: Connection, blocks: tuple[tuple[int, int], ...], now: float) -> None:
+    """Update() of RFC 6675 §4: mark what the guest holds (RFC 2018 §5).
+
+    It is kept all the same (RFC 2018 §8): the guest may throw it away, and then the timer clears the mark.
+    It tells the round trip, too: behind a loss nothing else does, and the RTO stays backed off.
+    """
+    sample: float | None = None
     for sent in c.inflight:
         if not sent.sacked and any(
             seq.le(left, sent.start) and seq.le(sent.end, right) for left, right in blocks
         ):
             sent.sacked = True
+            if not (sent.retransmitted or sent.timed):
+                sent.timed = True
+                sample = sent.at
+    if sample is not None:
+        c.rto.sample(now - sample)

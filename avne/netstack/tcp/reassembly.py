@@ -13,16 +13,17 @@ from typing import Final
 from avne.netstack.tcp import seq
 
 MAX_BLOCKS: Final = 64
+_RECENT: Final = 8  # pieces; 4 blocks fit into an option, and several pieces may be of one
 
 
 class Reassembly:
     """Blocks of payload beyond ``rcv_nxt``."""
 
-    __slots__ = ("_blocks", "_latest", "fin")
+    __slots__ = ("_blocks", "_recent", "fin")
 
     def __init__(self) -> None:
         self._blocks: list[tuple[int, memoryview]] = []  # (first sequence number, payload)
-        self._latest = 0  # where the last block was put, for SACK's first block
+        self._recent: list[int] = []  # where the last pieces were put, the latest first
         self.fin: int | None = None  # the sequence number of a FIN seen ahead of its turn
 
     def __bool__(self) -> bool:
@@ -35,7 +36,7 @@ class Reassembly:
 
     def insert(self, start: int, payload: memoryview, rcv_nxt: int) -> None:
         """Keep what of `payload`, which starts at `start` > `rcv_nxt`, is not held yet."""
-        self._latest = start
+        self._recent = [start, *self._recent[: _RECENT - 1]]
         pieces = [(seq.diff(start, rcv_nxt), payload)]
         for held, block in self._blocks:
             at = seq.diff(held, rcv_nxt)
@@ -60,7 +61,7 @@ class Reassembly:
         return None
 
     def sack_blocks(self) -> list[tuple[int, int]]:
-        """Blocks [left, right), adjacent ones joined, the latest first (RFC 2018 §4)."""
+        """Blocks [left, right), adjacent ones joined, those that changed last first (RFC 2018 §4)."""
         joined: list[tuple[int, int]] = []
         for start, payload in self._blocks:
             end = seq.add(start, len(payload))
@@ -68,8 +69,10 @@ class Reassembly:
                 joined[-1] = (joined[-1][0], end)
             else:
                 joined.append((start, end))
-        joined.sort(key=lambda block: not seq.le(block[0], self._latest) or seq.le(block[1], self._latest))
-        return joined
+        blocks: list[tuple[int, int]] = []
+        for at in self._recent:
+            blocks += [b for b in joined if b not in blocks and seq.le(b[0], at) and seq.lt(at, b[1])]
+        return blocks + [block for block in joined if block not in blocks]
 
 
 def _without(piece: tuple[int, memoryview], start: int, end: int) -> list[tuple[int, memoryview]]:

@@ -9,8 +9,10 @@ from avne.netstack.wire.tcp import ACK
 
 # R2 (RFC 9293 §3.8.3, MUST-20, SHLD-11): RTO doubles from 200 ms, so this is about 100 s.
 MAX_BACKOFFS = 10
-# A SYN-ACK: MUST-23 asks for at least 3 minutes for a SYN; the guest's own SYNs stop after 127 s.
-MAX_SYN_BACKOFFS = 6
+# A SYN or SYN-ACK: 1 s doubled up to 60 s makes 183 s, and 3 minutes are the least (MUST-23).
+MAX_SYN_BACKOFFS = 7
+# Probes of a zero window that nothing answers; Linux has as many (tcp_retries2).  Some 7 minutes.
+MAX_PROBES = 15
 
 
 def expire(c: Connection, now: float) -> None:
@@ -26,7 +28,11 @@ def expire(c: Connection, now: float) -> None:
 
 
 def _retransmission(c: Connection, now: float) -> None:
-    """RFC 6298 §5.4–5.6."""
+    """RFC 6298 §5.4, §5.5, §5.6; for SYNs as for data (MUST-22).
+
+    RFC 6675 §5.1: it ends a recovery, and none begins before all that was sent has been acknowledged;
+    what SACK reports from now on counts.
+    """
     if not c.inflight:
         return
     c.backoffs += 1
@@ -36,7 +42,7 @@ def _retransmission(c: Connection, now: float) -> None:
         return
     c.rto.back_off()
     for sent in c.inflight:
-        sent.sacked = False  # RFC 2018 §8: the guest may have thrown away what it had reported
+        sent.sacked = False  # RFC 2018 §5.1: the guest may have thrown away what it had reported
     c.recover = c.snd_nxt
     c.dupacks = 0
     output.retransmit_first(c)
@@ -56,6 +62,12 @@ def _probe(c: Connection, now: float) -> None:
     if usable > 0:
         # Not closed, only silly: the override timeout of §3.8.6.2.1 (3) sends what fits.
         output.send_segment(c, min(usable, c.unsent_bytes, c.gso_size), now)
+        return
+    c.probes += 1
+    if c.probes > MAX_PROBES:
+        c.abort(
+            now
+        )  # MUST-37 holds only "as long as the receiving TCP peer continues to send acknowledgments"
         return
     # The interval doubles (SHLD-30), but not the RTO: nothing has been lost.
     c.backoffs += 1

@@ -27,7 +27,10 @@ MAX_WINDOW_SCALE: Final = 14  # RFC 7323 §2.3
 
 
 class Options(NamedTuple):
-    """The options we understand; any other is skipped by its length (RFC 9293 §3.1, MUST-6, MUST-68)."""
+    """The options we understand; any other is skipped by its length (RFC 9293 §3.1, MUST-6).
+
+    Timestamps are not among them: never offered, they are ignored (RFC 7323 §3.2).
+    """
 
     mss: int | None = None
     window_scale: int | None = None
@@ -42,7 +45,7 @@ class Segment(NamedTuple):
     seq: int
     ack: int
     flags: int
-    wnd: int  # as on the wire, unscaled
+    wnd: int  # as on the wire, unscaled: 0 … 65535, never negative (MUST-1)
     payload: memoryview
     options: Options = NO_OPTIONS
 
@@ -58,7 +61,10 @@ class Ports(NamedTuple):
 
 
 def parse(frame: bytes, datagram: ip.Datagram) -> Segment:
-    """The segment in `frame`; its payload is a view into it.  Raises `Malformed`."""
+    """The segment in `frame`; its payload is a view into it.  Raises `Malformed`.
+
+    Options are read in any segment (MUST-5); bits that are reserved, or ECN's, are ignored.
+    """
     start = datagram.payload
     end = datagram.end
     if end - start < HEADER:
@@ -83,7 +89,10 @@ def ports(frame: bytes, datagram: ip.Datagram) -> Ports:
 
 
 def parse_options(data: bytes) -> Options:
-    """RFC 9293 §3.2.  Raises `Malformed` for a length that cannot be (MUST-7)."""
+    """RFC 9293 §3.2 (MUST-4), at any alignment (MUST-64).
+
+    Raises `Malformed` for a length that cannot be (MUST-7).
+    """
     mss: int | None = None
     window_scale: int | None = None
     sack_permitted = False
@@ -115,7 +124,11 @@ def parse_options(data: bytes) -> Options:
 
 
 def syn_options(mss: int, window_scale: int | None, sack_permitted: bool) -> bytes:
-    """The options of our SYN or SYN-ACK, a multiple of 4 bytes."""
+    """The options of our SYN or SYN-ACK, a multiple of 4 bytes.
+
+    The MSS is always there (MUST-14, SHLD-5, MAY-3), and in no other segment (MUST-65).  NOPs align:
+    there is no end of the list (MUST-69), and all but they have a length (MUST-68).
+    """
     options = bytes((_MSS, 4)) + mss.to_bytes(2, "big")
     if window_scale is not None:
         options += bytes((_NOP, _WINDOW_SCALE, 3, window_scale))
@@ -137,8 +150,9 @@ class HeaderTemplate:
     """Everything of a flow's headers that never changes, to build each from a few numbers.
 
     The first bytes of every frame we send: vnet header, IP header, TCP header, options.
-    The checksum field holds the pseudo header's sum; the kernel would complete it if the
-    packet ever left the machine.
+    The addresses and ports are the connection's for good (MUST-45).  The IP header is the same for
+    a segment that is sent again (MAY-4).  The checksum (MUST-2) field holds the pseudo header's sum;
+    the kernel would complete it if the packet ever left the machine.
     """
 
     __slots__ = ("_addresses", "_ip_sum", "_ports", "_pseudo", "_v4", "dst", "ip_header", "src")

@@ -3,7 +3,8 @@
 
 ``flags gso_type hdr_len gso_size csum_start csum_offset``, 10 bytes, little-endian (the
 helper sets TUNSETVNETLE).  From the kernel, only `flags` is used: the lengths are guessed
-by the kernel, or set by whoever injects packets inside, and are not to be trusted.
+by the kernel, or set by whoever injects packets inside, and are not to be trusted.  A capture
+uses where the checksum stands, within bounds.
 """
 
 from __future__ import annotations
@@ -34,3 +35,18 @@ def segmented(ip_header: int, tcp_header: int, gso_size: int) -> bytes:
     """A header for a TCP super-segment which the kernel treats as segments of `gso_size` bytes."""
     kind = GSO_TCPV4 if ip_header == 20 else GSO_TCPV6
     return _VNET.pack(NEEDS_CSUM, kind, ip_header + tcp_header, gso_size, ip_header, 16)
+
+
+def partial_checksum(frame: bytes | bytearray) -> tuple[int, int] | None:
+    """Where what the checksum covers begins, and where its field stands, as offsets into `frame`.
+
+    None if the checksum is complete, or these are not inside of the frame.
+    """
+    flags, _, _, _, start, offset = _VNET.unpack_from(frame)
+    field = SIZE + start + offset
+    return (SIZE + start, field) if flags & NEEDS_CSUM and field + 2 <= len(frame) else None
+
+
+def gso_size(frame: bytes | bytearray) -> int:
+    """Payload bytes of each segment that a super-segment stands for; 0 where it is none."""
+    return int(_VNET.unpack_from(frame)[3])

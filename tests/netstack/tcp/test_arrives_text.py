@@ -33,7 +33,6 @@ def each(*states):
 # ---- sixth: the URG bit ----------------------------------------------------------------
 
 
-@pytest.mark.rfc("6093", "4")
 def test_urgent_data_is_delivered_in_line():
     established().recv("PAU", data=b"abc!").expect(seg("A", ack=5)).told(b"abc!")
 
@@ -42,6 +41,9 @@ def test_urgent_data_is_delivered_in_line():
 
 
 @each(*RECEIVING)
+@pytest.mark.rfc("9293", "MUST-40")
+@pytest.mark.rfc("9293", "SHLD-19")
+@pytest.mark.rfc("5681", "4.2-1")
 def test_data_in_order_is_delivered_and_acknowledged_at_once(canonical):
     play = canonical()
     play.recv("PA", ack=play.snd, data=b"abc").expect(seg("A", ack=4)).told(b"abc")
@@ -92,6 +94,10 @@ def test_text_after_the_fin_is_ignored(canonical):
 
 
 @pytest.mark.rfc("9293", "SHLD-31")
+@pytest.mark.rfc("2018", "4-3")
+@pytest.mark.rfc("2018", "4-5")
+@pytest.mark.rfc("2018", "8-2")
+@pytest.mark.rfc("5681", "4.2-3")
 def test_data_ahead_is_kept_and_reported():
     play = established().recv("A", seq=4, data=b"def")
     play.expect(seg("A", seq=1, ack=1, sack=((4, 7),))).told()
@@ -102,13 +108,15 @@ def test_data_ahead_is_kept_and_reported():
 
 
 @pytest.mark.rfc("9293", "MAY-13")
-@pytest.mark.rfc("5681", "4.2")
+@pytest.mark.rfc("2018", "4-3")
+@pytest.mark.rfc("5681", "4.2-2")
 def test_every_segment_ahead_gets_its_duplicate_ack():
     ahead = [seg("A", seq=11 + n * 10, ack=1, data=bytes(10)) for n in range(3)]
     play = established().recv_all(*ahead)
     play.expect(*[seg("A", ack=1, sack=((11, end),)) for end in (21, 31, 41)])
 
 
+@pytest.mark.rfc("2018", "4-1")
 def test_without_permission_no_sack_is_sent():
     established(sack=False).recv("A", seq=4, data=b"def").expect(seg("A", ack=1, sack=()))
 
@@ -142,6 +150,7 @@ def test_sequence_numbers_wrap_at_every_place(gap):
 # ---- eighth: the FIN bit -----------------------------------------------------------------
 
 
+@pytest.mark.rfc("9293", "MUST-12")
 def test_fin_in_each_receiving_state():
     established().recv("FA").expect(seg("A", ack=2)).told("fin").enters(state.CLOSE_WAIT)
     fin_wait_1().recv("FA", ack=1).expect(seg("A", ack=2)).told("fin").enters(state.CLOSING)

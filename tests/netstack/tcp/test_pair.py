@@ -77,6 +77,7 @@ def test_any_link_delivers_exactly_what_was_sent(seed, loss, duplicate, reorder,
     _exchange(sim, _data(seed, up), _data(seed + 1, down))
 
 
+@pytest.mark.rfc("9293", "MAY-8")
 def test_a_receiver_that_takes_nothing_closes_the_window_and_is_probed_until_it_takes():
     sim = Simulation(window=10_240, auto_grant=False)
     sim.connect()

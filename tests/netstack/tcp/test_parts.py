@@ -35,7 +35,8 @@ def test_within_is_half_open(start, length, offset):
 
 
 @pytest.mark.rfc("9293", "MUST-8")
-@pytest.mark.rfc("6528", "3")
+@pytest.mark.rfc("9293", "SHLD-1")
+@pytest.mark.rfc("6528", "3-1")
 def test_the_first_number_ticks_and_depends_on_flow_and_secret():
     a = isn.initial(100.0, b"flow", b"secret")
     assert isn.initial(100.0, b"flow", b"secret") == a
@@ -47,10 +48,17 @@ def test_the_first_number_ticks_and_depends_on_flow_and_secret():
 # ---- rto.py --------------------------------------------------------------------------
 
 
-@pytest.mark.rfc("6298", "2")
+@pytest.mark.parametrize(("used", "first"), [(5, 9), (9, 10), (2000, 2001), (0xFFFFFFFF, 9)])
+def test_a_reused_port_begins_beyond_the_numbers_of_the_connection_before(used, first):
+    assert isn.beyond(9, used) == first
+
+
+@pytest.mark.rfc("6298", "2.1")
+@pytest.mark.rfc("6298", "2.2")
+@pytest.mark.rfc("6298", "2.3")
 def test_the_timeout_follows_the_samples():
     rto = RetransmissionTimeout()
-    assert rto.value == INITIAL
+    assert rto.value == INITIAL == 1.0
     rto.sample(0.5)
     assert rto.value == pytest.approx(0.5 + 4 * 0.25)  # SRTT + 4 RTTVAR, RTTVAR = R/2
     rto.sample(0.9)  # RTTVAR = 3/4·0.25 + 1/4·0.4, SRTT = 7/8·0.5 + 1/8·0.9
@@ -60,7 +68,30 @@ def test_the_timeout_follows_the_samples():
     assert rto.value == MINIMUM
 
 
+@pytest.mark.rfc("6298", "4")
+def test_samples_that_do_not_vary_leave_the_clocks_granularity():
+    rto = RetransmissionTimeout()
+    for _ in range(200):
+        rto.sample(0.5)
+    assert rto.value == pytest.approx(0.501)
+
+
+@pytest.mark.rfc("6298", "5.7")
+def test_data_after_a_lost_syn_starts_with_three_seconds():
+    rto = RetransmissionTimeout()
+    rto.begin_data()
+    assert rto.value == INITIAL
+    rto.back_off()
+    rto.begin_data()
+    assert rto.value == 3.0
+    rto.sample(0.6)  # 1.8 s: measured, and so nothing was lost
+    rto.begin_data()
+    assert rto.value == pytest.approx(1.8)
+
+
+@pytest.mark.rfc("6298", "2.5")
 def test_the_timeout_has_bounds():
+    assert MAXIMUM >= 60
     rto = RetransmissionTimeout()
     rto.sample(1000.0)
     assert rto.value == MAXIMUM
@@ -79,6 +110,7 @@ def _view(data: bytes) -> memoryview:
     st.integers(0, 0xFFFFFFFF),
     st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), max_size=30),
 )
+@pytest.mark.rfc("2018", "8-2")
 def test_any_pieces_in_any_order_come_out_once_and_in_order(base, pieces):
     stream = bytes(range(100))
     reassembly = Reassembly()
@@ -109,12 +141,22 @@ def test_what_is_behind_already_is_thrown_away():
     assert not reassembly
 
 
-@pytest.mark.rfc("2018", "4")
-def test_the_block_of_the_latest_segment_is_reported_first():
+@pytest.mark.rfc("2018", "4-4")
+@pytest.mark.rfc("2018", "4-6")
+@pytest.mark.rfc("2018", "8-1")
+def test_the_block_of_the_latest_segment_is_reported_first_and_then_those_reported_before():
     reassembly = Reassembly()
-    for start in (10, 20, 30, 40, 22):
+    for start in (10, 20, 30, 40, 22, 10):
         reassembly.insert(start, _view(b"ab"), 0)
-    assert reassembly.sack_blocks() == [(20, 24), (10, 12), (30, 32), (40, 42)]
+    assert reassembly.sack_blocks() == [(10, 12), (20, 24), (40, 42), (30, 32)]
+
+
+def test_blocks_that_were_put_long_ago_are_reported_last():
+    reassembly = Reassembly()
+    reassembly.insert(10, _view(b"ab"), 0)
+    for start in range(20, 60):
+        reassembly.insert(start, _view(b"a"), 0)
+    assert reassembly.sack_blocks() == [(20, 60), (10, 12)]
 
 
 def test_a_fin_alone_keeps_it_alive():

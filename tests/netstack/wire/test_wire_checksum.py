@@ -19,7 +19,6 @@ def _by_the_book(data: bytes) -> int:
     return total
 
 
-@pytest.mark.rfc("1071", "3")
 def test_the_example_of_the_rfc():
     data = bytes((0x00, 0x01, 0xF2, 0x03, 0xF4, 0xF5, 0xF6, 0xF7))
     assert checksum.total(data) == 0xDDF2
@@ -36,6 +35,13 @@ def test_a_known_ipv4_header():
 def test_any_data_sums_as_by_the_book(data):
     assert checksum.total(data) == _by_the_book(data)
     assert checksum.total(memoryview(data)) == _by_the_book(data)
+
+
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 1026, 2047, 2048, 2049, 65_515])
+def test_large_data_sums_as_by_the_book(size):
+    for data in (bytes(size), b"\xff" * size, bytes(i * i % 251 for i in range(size))):
+        assert checksum.total(data) == _by_the_book(data)
+        assert checksum.total(memoryview(data)) == _by_the_book(data)
 
 
 @given(st.binary(max_size=300).filter(lambda data: len(data) % 2 == 0))

@@ -65,13 +65,39 @@ def test_super_segments_say_how_the_kernel_may_cut_them(pair, kind):
 
 @given(U16, st.none() | st.integers(0, 14), st.booleans())
 @pytest.mark.rfc("9293", "MUST-4")
+@pytest.mark.rfc("9293", "MUST-14")
 def test_syn_options_are_parsed_back(mss, scale, sack):
     options = tcp.syn_options(mss, scale, sack)
     assert len(options) % 4 == 0
     assert tcp.parse_options(options) == tcp.Options(mss, scale, sack)
 
 
+def _kinds(options: bytes) -> list[int]:
+    """Which options there are, each walked over by its length."""
+    kinds, at = [], 0
+    while at < len(options):
+        kinds.append(options[at])
+        at += 1 if options[at] <= 1 else options[at + 1]
+    assert at == len(options)
+    return kinds
+
+
+@pytest.mark.parametrize("scale", [None, 8])
+@pytest.mark.parametrize("sack", [False, True])
+@pytest.mark.rfc("9293", "MUST-68")
+@pytest.mark.rfc("9293", "MUST-69")
+@pytest.mark.rfc("7323", "3.2-1")
+def test_our_options_have_lengths_and_nothing_behind_an_end(scale, sack):
+    """Alignment is by NOPs, so there is no end of the list that zeros would have to follow."""
+    offered = _kinds(tcp.syn_options(1460, scale, sack))
+    assert [kind for kind in offered if kind != 1] == [2] + [3] * (scale is not None) + [4] * sack
+    for blocks in range(1, 6):
+        assert _kinds(tcp.sack_option([(n, n + 1) for n in range(blocks)])) == [1, 1, 5]
+
+
 @given(st.lists(BLOCK, min_size=1, max_size=6))
+@pytest.mark.rfc("2018", "3")
+@pytest.mark.rfc("2018", "4-5")
 def test_sack_blocks_are_parsed_back_and_at_most_four(blocks):
     option = tcp.sack_option(blocks)
     assert len(option) % 4 == 0
@@ -97,9 +123,10 @@ def test_sack_blocks_are_parsed_back_and_at_most_four(blocks):
         (bytes((5, 6, 1, 2, 3, 4)), tcp.NO_OPTIONS),
     ],
 )
+@pytest.mark.rfc("9293", "MUST-4")
 @pytest.mark.rfc("9293", "MUST-6")
 @pytest.mark.rfc("9293", "MUST-64")
-@pytest.mark.rfc("9293", "MUST-68")
+@pytest.mark.rfc("7323", "2.3-3")
 def test_options(data, options):
     assert tcp.parse_options(data) == options
 
@@ -128,6 +155,7 @@ MALFORMED = {
     "empty": (frame_v4(b""), "tcp-short"),
     "offset below the header": (frame_v4(_header(offset=4)), "tcp-offset"),
     "offset beyond the segment": (frame_v4(_header(offset=6)), "tcp-offset"),
+    "no checksum": (frame_v4(_header() + b"data"), "tcp-checksum"),
     "checksum": (transport(6, _header() + b"data", 16, damage=1), "tcp-checksum"),
     "checksum v6": (transport(6, _header() + b"data", 16, v6=True, damage=1), "tcp-checksum"),
     "option": (transport(6, _header(b"\2\0\0\0"), 16), "tcp-option-length"),

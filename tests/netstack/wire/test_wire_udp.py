@@ -22,6 +22,8 @@ def _udp(data: bytes = b"data", length: int | None = None, sum_: int = 0) -> byt
 
 
 @given(addresses(), st.integers(0, 65535), st.integers(0, 65535), st.binary(max_size=600))
+@pytest.mark.rfc("1122", "4.1.3.4-1")
+@pytest.mark.rfc("1122", "4.1.3.4-3")
 def test_what_is_built_is_parsed(pair, src_port, dst_port, data):
     frame = udp.build(pair[0], src_port, pair[1], dst_port, data)
     assert _parse(frame) == (src_port, dst_port, data)
@@ -44,6 +46,8 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("case", MALFORMED)
+@pytest.mark.rfc("1122", "4.1.3.4-2")
+@pytest.mark.rfc("8200", "8.1-2")
 def test_malformed_datagrams(case):
     frame, reason = MALFORMED[case]
     with pytest.raises(Malformed) as error:
@@ -52,6 +56,7 @@ def test_malformed_datagrams(case):
 
 
 @pytest.mark.rfc("768", "checksum")
+@pytest.mark.rfc("1122", "4.1.3.4-1")
 def test_ipv4_needs_no_checksum():
     assert _parse(frame_v4(_udp(), 17)).data == b"data"
 
