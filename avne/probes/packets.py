@@ -27,7 +27,7 @@ probe = register("packets")
 V4, V6 = "192.0.2.80", "2001:db8::2:80"  # nobody's
 TUN: Final = "tun0"
 _IP_FREEBIND = 15
-_WAIT = 0.3  # s for an answer, or for a packet to be counted
+_WAIT = 0.2  # s for an answer, or for a packet to be counted
 
 Send = Callable[[Plan], socket.socket]
 

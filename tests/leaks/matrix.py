@@ -95,7 +95,9 @@ def row(machine: Machine, installed: Installed, name: str, only: Iterable[str] =
 
 
 def matrix(machine: Machine, installed: Installed) -> dict[str, Row]:
-    return {name: row(machine, installed, name) for name in ROWS}
+    """All rows.  What is refused at the start is the same with --strict, and not tried again."""
+    plain = [name for name, probe in load().items() if not probe.entrance]
+    return {name: row(machine, installed, name, plain if name == STRICT else ()) for name in ROWS}
 
 
 # ---- the table ------------------------------------------------------------------------------------
