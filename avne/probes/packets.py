@@ -95,8 +95,9 @@ def _udp(address: str, port: int, data: bytes = b"", broadcast: bool = False) ->
 
 
 def _index() -> int:
-    """Of an interface that leads out."""
-    return next((number for number, name in socket.if_nameindex() if name != "lo"), 1)
+    """Of an interface that leads out, with an address of its own (proc_pid_net(5), if_inet6)."""
+    rows = [line.split() for line in Path("/proc/self/net/if_inet6").read_text().splitlines()]
+    return next((int(row[1], 16) for row in rows if row[-1] != "lo" and not row[0].startswith("fe80")), 1)
 
 
 def _tcp(address: str, port: int, protocol: int = 0) -> Send:

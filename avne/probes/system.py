@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 
 from avne.probes import calls
-from avne.probes.probe import Absent, Finding, Plan, leaked, register, seen, sent
+from avne.probes.probe import Finding, Plan, leaked, register, seen, sent
 
 probe = register("proc and sys")
 
@@ -188,12 +188,9 @@ def nested_bind(plan: Plan) -> Finding:
 def _nested() -> None:
     uid, gid = os.getuid(), os.getgid()
     calls.unshare(calls.CLONE_NEWUSER | calls.CLONE_NEWNS)
-    try:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-    except OSError as error:
-        raise Absent("user namespaces have no rights here") from error
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
     calls.mount("none", "/", "", calls.MS_REC | calls.MS_PRIVATE)  # nothing that follows is seen outside
 
 

@@ -27,7 +27,7 @@ for size in (0, 1, 1000, 3_000_000):
     s = socket.create_connection(("{places.V4}", {places.ECHO}))
     s.sendall(b"u" * size); s.shutdown(1); left = size
     while data := s.recv(65536): left -= len(data)
-    assert left == 0
+    assert left == 0, (size, left)
 s = socket.create_connection(("{places.V4}", {places.CHARGEN})); s.recv(10); s.close()
 for _ in range(3):
     try: socket.getaddrinfo("www.{places.ZONE}", 80)

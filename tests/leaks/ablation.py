@@ -56,12 +56,11 @@ LAYERS = {
             _helper("helper.c", f"{_CLOSE_ALL} < 0 || fcntl", "fcntl"),
             _helper("init.c", f" && {_CLOSE_ALL} == 0", ""),
         ),
-        ("fd-tcp", "fd-udp", "fd-listener", "fd-unix", "fd-directory", "fd-path", "fd-io-uring", "fd-netns",
-         "fd-pidfd"),
+        ("fd-tcp", "fd-udp", "fd-listener", "fd-unix", "fd-directory", "fd-path", "fd-io-uring", "fd-netns"),
     ),
     "standard streams are checked": Layer(
         (_helper("helper.c", "    check_standard_descriptors();  ", "  "),),
-        ("stdin-tcp", "stdout-udp", "stderr-tcp", "stdin-directory", "stdin-io-uring"),
+        ("stdin-tcp", "stdout-udp", "stderr-tcp", "stdin-io-uring"),
     ),
     "IPC namespace": Layer(
         (_helper("helper.c", "CLONE_NEWIPC | "),), ("sysv-shm", "sysv-sem", "sysv-msg", "posix-mq")
