@@ -27,6 +27,7 @@ from avne.cli.job import Job
 from avne.cli.loop import Loop
 from avne.cli.signals import ENDING as ENDING_SIGNALS
 from avne.cli.signals import TERMINAL, Interrupted, Signals
+from avne.cli.stdio import Stdio
 from avne.cli.workers import Restarts, Worker, hopeless
 from avne.errors import EXIT_AVNE, AvneError
 from avne.log import Log
@@ -63,6 +64,7 @@ class Supervisor:
         self._restarts = {slot: Restarts() for slot in range(1, job.workers + 1)}
         self._loop = Loop()
         self._parts = Parts(self._loop, log)
+        self._stdio = Stdio()
 
     def run(self) -> int:
         """Raises `AvneError`, and `Interrupted` while the program has not been started."""
@@ -76,6 +78,7 @@ class Supervisor:
             return self._exit
         finally:
             self._end_everything()
+            self._stdio.close(signals.read)
             signals.close()
             self._loop.close()
 
@@ -96,7 +99,7 @@ class Supervisor:
         self._console.phase("helper, netstack and workers started")
 
     def _start_helper(self) -> None:
-        self._environment = launch.Environment(self._helpers.pop(0), self._job.request)
+        self._environment = launch.Environment(self._helpers.pop(0), self._job.request, self._stdio.fds)
         self._loop.watch(self._environment.fileno(), self._on_environment)
 
     def _start_worker(self, slot: int, generation: int) -> None:

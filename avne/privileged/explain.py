@@ -26,7 +26,7 @@ _PLAIN = {
         "Start avne as an ordinary user or as root; the setuid helper is the one that sudo avne setup makes.",
     ),
     "STDIO": (
-        "standard input, output or error is a network socket or a directory, a way around avne",
+        "standard input, output or error is no file, terminal, pipe or stream, but a way around avne",
         "Put a pipe between: SOURCE | avne run … | TARGET",
     ),
     "FIND": (
