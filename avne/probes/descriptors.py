@@ -81,25 +81,29 @@ def fd_pidfd(plan: Plan) -> Finding:
     return sent()
 
 
-# Standard streams: each is a start of its own, and a listener hears or not.
+# Standard streams: each is a start of its own, and a listener hears or not.  What the caller gave as a
+# socket may be relayed; the socket itself must not come in, hence calls that are for sockets only.
+
+
+def _send(fd: int, plan: Plan) -> Finding:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        sock.send(plan.token.encode())
+    return sent()
 
 
 @probe("L02", "standard input is a TCP connection", ear=True, entrance="0:tcp")
 def stdin_tcp(plan: Plan) -> Finding:
-    os.write(0, plan.token.encode())
-    return sent()
+    return _send(0, plan)
 
 
 @probe("L02", "standard output is a UDP socket", ear=True, entrance="1:udp")
 def stdout_udp(plan: Plan) -> Finding:
-    os.write(1, plan.token.encode())
-    return sent()
+    return _send(1, plan)
 
 
 @probe("L02", "standard error is a TCP connection", ear=True, entrance="2:tcp")
 def stderr_tcp(plan: Plan) -> Finding:
-    os.write(2, plan.token.encode())
-    return sent()
+    return _send(2, plan)
 
 
 @probe("L03", "standard input is a directory with a socket", ear=True, entrance="0:directory")

@@ -58,9 +58,12 @@ LAYERS = {
         ),
         ("fd-tcp", "fd-udp", "fd-listener", "fd-unix", "fd-directory", "fd-path", "fd-io-uring", "fd-netns"),
     ),
-    "standard streams are checked": Layer(
-        (_helper("helper.c", "    check_standard_descriptors();  ", "  "),),
-        ("stdin-tcp", "stdout-udp", "stderr-tcp", "stdin-io-uring"),
+    "standard streams are relayed or refused": Layer(
+        (
+            Change("cli/stdio.py", "return one.type == socket.SOCK_STREAM", "return False"),
+            _helper("helper.c", "    check_standard_descriptors();  ", "  "),
+        ),
+        ("stdin-tcp", "stdout-udp", "stderr-tcp", "stdin-io-uring", "stdin-rights"),
     ),
     "IPC namespace": Layer(
         (_helper("helper.c", "CLONE_NEWIPC | "),), ("sysv-shm", "sysv-sem", "sysv-msg", "posix-mq")
