@@ -62,6 +62,9 @@ class Receipt:
         receipt = cls(fd)
         try:
             yield receipt
+        except AvneError as error:
+            receipt.end(error.exit_code)
+            raise
         finally:
             receipt.write()
             os.close(fd)
@@ -82,7 +85,7 @@ class Receipt:
         self._facts["tried"] = tried(counters, account)
 
     def end(self, code: int) -> None:
-        """The program's exit code; negative where a signal ended it."""
+        """The run's exit code; negative where a signal ended the program."""
         self._facts["exit"] = code
 
     def write(self) -> None:

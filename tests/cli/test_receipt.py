@@ -114,4 +114,4 @@ def test_a_program_that_is_not_there_leaves_one_too(run, tmp_path):
     done = run("no-such-program", options=["--receipt", str(tmp_path / "receipt")])
     assert done.returncode == 127
     found = json.loads((tmp_path / "receipt").read_text())
-    assert (found["started"], found["exit"], found["network"]) == (None, None, None)
+    assert (found["started"], found["exit"], found["network"]) == (None, 127, None)

@@ -25,7 +25,9 @@ try: socket.create_connection(("{places.V4}", {places.REFUSED}))
 except ConnectionRefusedError: pass
 for size in (0, 1, 1000, 3_000_000):
     s = socket.create_connection(("{places.V4}", {places.ECHO}))
-    s.sendall(b"u" * size); s.shutdown(1); left = size
+    s.sendall(b"u" * size); left = size
+    while left: left -= len(s.recv(65536))
+    s.shutdown(1)
     while data := s.recv(65536): left -= len(data)
     assert left == 0, (size, left)
 s = socket.create_connection(("{places.V4}", {places.CHARGEN})); s.recv(10); s.close()
