@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from avne.cli.receipt import Receipt
 from avne.cli.signals import Inherited
+from avne.paths import Session
 from avne.privileged.launch import Request
 from avne.upstream.spec import UpstreamSpec
 
@@ -14,6 +15,8 @@ from avne.upstream.spec import UpstreamSpec
 class Job(NamedTuple):
     """What to run, and with what."""
 
+    session: Session
+    name: str  # of the session, "" for none
     argv: list[str]
     environ: dict[str, str]
     inherited: Inherited

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from avne.cli.capture import open_capture
 from avne.cli.children import settle_descriptors
@@ -26,40 +26,46 @@ from avne.privileged import launch
 from avne.upstream.spec import UpstreamSpec, parse
 
 
-def run(
-    program: list[str], flags: Mapping[str, Any], quiet: bool, options: Options = NONE, receipt: str = "",
-    capture: str | None = None,
-) -> int:  # fmt: skip
-    """Run `program`, the user's shell if it is empty; gives its exit code, or dies of its signal.
+class More(NamedTuple):
+    """What the command line says beyond settings."""
 
-    `capture`: the file that everything on the tun is written to.
+    quiet: bool = False
+    openings: Options = NONE
+    capture: str | None = None  # the file that everything on the tun is written to
+    name: str = ""  # what other commands may call the environment
+    receipt: str = ""  # the file that the receipt is written to
+
+
+def run(program: list[str], flags: Mapping[str, Any], more: More) -> int:
+    """Run `program`, the user's shell if it is empty; gives its exit code, or dies of its signal.
 
     Raises `AvneError` for everything that keeps it from running.
     """
     state = inherited()
     settle_descriptors()
     config = load(flags)
-    with Receipt.at(receipt) as paper:
-        code = _run(program, config, Console(quiet, config["verbose"]), state, options, paper, capture)
+    with Receipt.at(more.receipt) as receipt:
+        code = _run(program, config, more, state, receipt)
     if code < 0:
         die_of(-code)
     return code
 
 
-def _run(
-    program: list[str], config: Config, console: Console, state: Inherited, options: Options,
-    receipt: Receipt | None, capture: str | None,
-) -> int:  # fmt: skip
+def _run(program: list[str], config: Config, more: More, state: Inherited, receipt: Receipt | None) -> int:
     """The program's exit code, negative where a signal ended it."""
+    console = Console(more.quiet, config["verbose"])
+    options = more.openings
     helpers = _helpers(config, options)
-    capture_fd = open_capture(capture) if capture is not None else -1
+    capture_fd = open_capture(more.capture) if more.capture is not None else -1
     try:
-        with _upstream(config, console) as upstream, _session(config, console) as (session, log):
+        with _upstream(config, console) as upstream, _session(config, console, more.name) as (session, log):
             listener = _listen(session)
             openings = Openings(options, os.environ, session.directory, console)
             argv = program or [os.environ.get("SHELL") or "/bin/sh"]
             warn_of_hidden(argv, openings, console)
             job = Job(
+                session=session,
+                name=more.name,
                 argv=argv,
                 environ=_environment(options, config, {**openings.variables, **_marks(session)}, console),
                 inherited=state,
@@ -157,8 +163,8 @@ def _upstream(config: Config, console: Console) -> Iterator[UpstreamSpec]:
 
 
 @contextlib.contextmanager
-def _session(config: Config, console: Console) -> Iterator[tuple[Session, Log]]:
-    session = open_session()
+def _session(config: Config, console: Console, name: str) -> Iterator[tuple[Session, Log]]:
+    session = open_session(name=name)
     log = Log(session.id, config["log_names"], console.log if console.verbose > 1 else None)
     try:
         yield session, log

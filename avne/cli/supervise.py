@@ -23,6 +23,7 @@ from typing import Any
 from avne import __version__
 from avne.cli.children import Part, Parts, died_early
 from avne.cli.console import Console
+from avne.cli.doors import Doors
 from avne.cli.job import Job
 from avne.cli.loop import Loop
 from avne.cli.signals import ENDING as ENDING_SIGNALS
@@ -65,12 +66,14 @@ class Supervisor:
         self._loop = Loop()
         self._parts = Parts(self._loop, log)
         self._stdio = Stdio()
+        self._doors: Doors | None = None
 
     def run(self) -> int:
         """Raises `AvneError`, and `Interrupted` while the program has not been started."""
         signals = Signals(self._job.inherited)
         try:
             self._loop.watch(signals.fileno(), lambda: self._on_signals(signals.read()))
+            self._doors = Doors(self._job.session, self._loop, self._attach, self._stop_program)
             self._start()
             while not self._done:
                 self._loop.turn()
@@ -141,6 +144,7 @@ class Supervisor:
             self._console.phase(f"started {self._job.argv[0]}")
             if self._job.receipt:
                 self._job.receipt.started(self._environment)
+            self._open_to_others()
         elif isinstance(event, launch.Exited):
             self._program_ended(os.waitstatus_to_exitcode(event.status))
         elif isinstance(event, launch.Failed):
@@ -173,6 +177,8 @@ class Supervisor:
         if self._exit is None:
             self._exit = code
         self._loop.cancel("kill")
+        assert self._doors
+        self._doors.close_attach()
         if self._netstack is None:
             self._end_environment()
             return
@@ -200,6 +206,45 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._done = True
+
+    # Other commands
+
+    def _open_to_others(self) -> None:
+        """The program runs: `avne ps` shows it, and `avne attach` is let in."""
+        from avne.cli import meta
+
+        job = self._job
+        assert self._environment
+        assert self._doors
+        about = {
+            "id": job.session.id,
+            "name": job.name,
+            "supervisor": os.getpid(),
+            "init": self._environment.init,
+            "program": os.path.basename(job.argv[0]),
+            "started": time.time(),
+            "upstream": job.upstream.redacted(),
+            "mode": "root" if os.geteuid() == 0 else "setuid" if self._environment.setuid else "rootless",
+            "version": __version__,
+        }
+        try:
+            meta.write(job.session.directory, about)
+        except OSError as error:  # others see less of us: no reason to end the program
+            self._note("no-meta", errno=error.errno)
+        self._doors.open_attach()
+
+    def _attach(self, connection: int) -> None:
+        assert self._environment
+        self._note("attach")
+        self._environment.attach(connection)
+
+    def _stop_program(self) -> None:
+        """`avne stop`: TERM, then KILL; at once before the program starts and after its end."""
+        if self._phase == RUNNING:
+            self._signal(signal.SIGTERM)
+            self._loop.after(TERM_BOUND, "kill", lambda: self._signal(signal.SIGKILL))
+        else:
+            self._on_signals(bytes([signal.SIGTERM]))
 
     # The netstack and the workers
 
@@ -299,6 +344,8 @@ class Supervisor:
 
     def _end_everything(self) -> None:
         """Leave nothing behind, from whatever state."""
+        if self._doors:
+            self._doors.close()
         if self._environment:
             self._environment.close()
         self._parts.end()

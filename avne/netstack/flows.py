@@ -23,7 +23,7 @@ REFUSED            RST, ICMP or silence (verdict.py)
 DATA               data
 CREDIT             a larger window
 SHUT               FIN, after the data
-RESET, or death    RST
+RESET, or death    RST, after the data
 =================  ===========================================================
 """
 
@@ -111,9 +111,9 @@ class Flow:
 
     def closed(self, reset: bool, now: float) -> None:
         if self.lease is not None:
+            self.flush()  # a server can read what came before a reset, too
             if reset:
                 self.lease.reset()
-            self.flush()
             self.lease.release()
             self.stack.account.flow_ended(self)
             self.lease = None
@@ -198,7 +198,7 @@ class Flow:
     def reset(self, code: int, now: float) -> None:
         self._remark(f"reset, code {code:#04x}")
         self.stack.count(f"reset-{code:#04x}")
-        self.connection.abort(now)
+        self.connection.reset(now)
 
     def _remark(self, said: str) -> None:
         """For the capture, if there is one: what the upstream has said."""

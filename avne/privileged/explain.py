@@ -52,6 +52,7 @@ _PLAIN = {
     "DROP": ("the privileges could not be dropped for good, so nothing was started", _CONTAINER),
     "SEAL": ("the seccomp filter could not be set", "avne needs a kernel with CONFIG_SECCOMP_FILTER."),
     "GO": ("the environment did not understand what to run", "Fewer arguments or a smaller environment?"),
+    "TARGET": ("that process is not in the environment", "avne ps shows the environments, by name and id."),
 }
 _PLACES = {
     "MOUNT_PRIVATE": "the mounts cannot be made private",
@@ -75,6 +76,8 @@ def explain(stage: str, error: int, setuid: bool, program: str) -> AvneError:
         problem, cure = _no_user_namespace(error)
     elif stage == "TUN_OPEN":
         problem, cure = _no_tun(error)
+    elif stage == "ATTACH":
+        problem, cure = _not_attached(error)
     elif stage == "NAMESPACES":
         problem, cure = _no_namespaces(error)
     elif _apparmor_restricts() and not setuid and error in (errno.EPERM, errno.EACCES):
@@ -102,6 +105,17 @@ def _cannot_execute(error: int, program: str) -> AvneError:
     }
     cure = cures.get(error, "Is it a program for this machine? Try: file PROGRAM")
     return AvneError(f"{program}: {os.strerror(error)}", cure, EXIT_CANNOT_EXECUTE)
+
+
+def _not_attached(error: int) -> tuple[str, str]:
+    problem = "the environment does not take the program"
+    cures = {
+        errno.ESRCH: "It is ending; start another: avne run PROGRAM",
+        errno.EUSERS: "It has as many attached programs as it can: end one of them.",
+        errno.EPERM: "Only the user who started it can attach to it.",
+        errno.EOPNOTSUPP: "--raw needs one in a user namespace: avne run --helper rootless, not as root.",
+    }
+    return problem, cures.get(error, "Fewer arguments or a smaller environment?")
 
 
 def _another_version(setuid: bool) -> tuple[str, str]:

@@ -45,13 +45,15 @@ enum { EXIT_MISUSED = 126 };  // not started by avne: there is nobody to tell
 // Not SECBIT_KEEP_CAPS_LOCKED: ping(8) sets that bit before it gives up capabilities that it has not
 // got, and would end; with every set empty there is nothing to keep.
 static const unsigned long locked_bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP
-    | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+    | SECBIT_NO_SETUID_FIXUP_LOCKED;
+static const unsigned long no_ambient = SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+static const uint64_t packets = 1ULL << CAP_NET_RAW;  // what a rootless init can give to attached programs
 
 static struct saved saved;
 
 // ---- the line to the supervisor ----------------------------------------------------------------
 
-void say(enum avne_type type, enum avne_stage stage, int value, int fd)
+void say_on(int line, int flags, enum avne_type type, enum avne_stage stage, int value, int fd)
 {
     struct avne_message message = {
         .magic = AVNE_MAGIC, .type = type, .layout = AVNE_LAYOUT, .stage = stage, .value = value};
@@ -70,8 +72,13 @@ void say(enum avne_type type, enum avne_stage stage, int value, int fd)
         rights.head.cmsg_len = CMSG_LEN(sizeof fd);
         memcpy(CMSG_DATA(&rights.head), &fd, sizeof fd);
     }
-    // A supervisor that is gone is found out by its end of file.
-    (void)sendmsg(LINE, &packet, MSG_NOSIGNAL);
+    // A peer that is gone is found out by its end of file.
+    (void)sendmsg(line, &packet, flags | MSG_NOSIGNAL);
+}
+
+void say(enum avne_type type, enum avne_stage stage, int value, int fd)
+{
+    say_on(LINE, 0, type, stage, value, fd);
 }
 
 _Noreturn void fail(enum avne_stage stage, int error)
@@ -164,34 +171,42 @@ static void reset_process(int argc, char **argv)
     (void)personality(PER_LINUX);
 }
 
-/* The line must be a socket pair that this same user made: nobody else can speak to us. */
-static void check_line(void)
+/* A line must be a local socket whose other end this same user made: nobody else can speak to us. */
+int check_peer(int line)
 {
     struct ucred peer;
     int domain, type;
     socklen_t size = sizeof domain;
 
-    if (getsockopt(LINE, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 || domain != AF_UNIX)
-        _exit(EXIT_MISUSED);
+    if (getsockopt(line, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 || domain != AF_UNIX)
+        return -1;
     size = sizeof type;
-    if (getsockopt(LINE, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_SEQPACKET)
-        _exit(EXIT_MISUSED);
+    if (getsockopt(line, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_SEQPACKET)
+        return -1;
     size = sizeof peer;
-    if (getsockopt(LINE, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != getuid())
-        _exit(EXIT_MISUSED);
+    if (getsockopt(line, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != getuid())
+        return -1;
+    return 0;
 }
 
 /* A socket keeps the network namespace it was made in, a local one can bring in descriptors of others,
- * and a directory is a way around the mounts. */
+ * and a directory is a way around the mounts: none may be standard input, output or error.  0, or an errno. */
+int way_around(int fd)
+{
+    struct stat status;
+
+    if (fstat(fd, &status) < 0)
+        return errno;
+    return S_ISREG(status.st_mode) || S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode)
+        || S_ISFIFO(status.st_mode) ? 0 : EINVAL;
+}
+
 static void check_standard_descriptors(void)
 {
     for (int fd = 0; fd < LINE; fd++) {
-        struct stat status;
-
-        must(AVNE_STAGE_STDIO, fstat(fd, &status));
-        if (!S_ISREG(status.st_mode) && !S_ISCHR(status.st_mode) && !S_ISBLK(status.st_mode)
-            && !S_ISFIFO(status.st_mode))
-            fail(AVNE_STAGE_STDIO, EINVAL);
+        int error = way_around(fd);
+        if (error)
+            fail(AVNE_STAGE_STDIO, error);
     }
 }
 
@@ -204,13 +219,32 @@ static void get_capabilities(struct __user_cap_data_struct data[2])
     must(AVNE_STAGE_IDENTITY, syscall(SYS_capget, &head, data));
 }
 
-static long set_capabilities(uint64_t capabilities)
+/* `held` are also inheritable, and not in force. */
+static long set_capabilities(uint64_t in_force, uint64_t held)
 {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
-    uint32_t low = (uint32_t)capabilities, high = (uint32_t)(capabilities >> 32);
-    struct __user_cap_data_struct data[2] = {{low, low, 0}, {high, high, 0}};
+    struct __user_cap_data_struct data[2];
 
+    for (int i = 0; i < 2; i++)
+        data[i] = (struct __user_cap_data_struct){(uint32_t)(in_force >> 32 * i),
+                                                  (uint32_t)((in_force | held) >> 32 * i),
+                                                  (uint32_t)(held >> 32 * i)};
     return syscall(SYS_capset, &head, data);
+}
+
+bool can_give_packets(void)
+{
+    struct __user_cap_data_struct held[2];
+
+    get_capabilities(held);
+    return held[0].permitted == packets;
+}
+
+int take_capabilities(bool raw)
+{
+    if (set_capabilities(0, raw ? packets : 0) < 0)
+        return -1;
+    return raw ? prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_RAW, 0, 0) : 0;
 }
 
 /* Files are reached with the caller's rights.  setfsuid(2) cannot report an error: ask again. */
@@ -261,9 +295,15 @@ static enum mode identify(void)
     return ROOTLESS;
 }
 
+static unsigned long bits_of(enum mode mode)
+{
+    return mode == ROOTLESS ? locked_bits : locked_bits | no_ambient;
+}
+
 /* From here on this process and all that come of it can hold at most what the work needs, and
  * an exec gives nothing, whatever the file and the user.  An overlay over the home directory works in a
- * directory of mode 0: but for that, CAP_DAC_OVERRIDE is not kept, and in setuid mode never. */
+ * directory of mode 0: but for that, CAP_DAC_OVERRIDE is not kept, and in setuid mode never.  In a user
+ * namespace of our own also CAP_NET_RAW over its network, for those who are to watch it. */
 static void keep_capabilities(enum mode mode, uint32_t flags)
 {
     const uint32_t wanted = 1U << CAP_SYS_ADMIN | 1U << CAP_NET_ADMIN
@@ -271,12 +311,13 @@ static void keep_capabilities(enum mode mode, uint32_t flags)
     struct __user_cap_data_struct held[2];
 
     must(AVNE_STAGE_DROP, prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
+    get_capabilities(held);
+    must(AVNE_STAGE_DROP, set_capabilities(held[0].permitted | (uint64_t)held[1].permitted << 32,
+                                           mode == ROOTLESS ? packets : 0));
     for (unsigned long number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
         must(AVNE_STAGE_DROP, prctl(PR_CAPBSET_DROP, number, 0, 0, 0));
-    must(AVNE_STAGE_DROP, prctl(PR_SET_SECUREBITS, locked_bits, 0, 0, 0));
-    get_capabilities(held);
-    must(AVNE_STAGE_DROP,
-         set_capabilities(held[0].permitted & wanted));
+    must(AVNE_STAGE_DROP, prctl(PR_SET_SECUREBITS, bits_of(mode), 0, 0, 0));
+    must(AVNE_STAGE_DROP, set_capabilities(held[0].permitted & wanted, mode == ROOTLESS ? packets : 0));
 }
 
 // ---- namespaces --------------------------------------------------------------------------------
@@ -331,7 +372,7 @@ static void unshare_everything(enum mode mode, uint32_t flags)
 
 // ---- no way back -------------------------------------------------------------------------------
 
-static bool has_nothing(uid_t uid, gid_t gid)
+static bool has_nothing(uid_t uid, gid_t gid, enum mode mode, uint64_t kept)
 {
     struct __user_cap_data_struct held[2];
     uid_t u[3];
@@ -344,25 +385,27 @@ static bool has_nothing(uid_t uid, gid_t gid)
             return false;
     get_capabilities(held);
     for (int i = 0; i < 2; i++)
-        if (held[i].effective | held[i].permitted | held[i].inheritable)
+        if (held[i].effective || held[i].permitted != (uint32_t)(kept >> 32 * i)
+            || held[i].inheritable != held[i].permitted)
             return false;
     for (unsigned long number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
         if (prctl(PR_CAPBSET_READ, number, 0, 0, 0) != 0)
             return false;
     return (uid_t)setfsuid((uid_t)-1) == uid && (gid_t)setfsgid((gid_t)-1) == gid
         && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0
-        && (unsigned long)prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) == locked_bits;
+        && (unsigned long)prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) == bits_of(mode);
 }
 
 /* Tries what only privilege can do.  Each success is a failure. */
 static bool can_regain(uid_t uid)
 {
     return (uid != 0 && (setresuid((uid_t)-1, 0, (uid_t)-1) == 0 || setresuid(0, 0, 0) == 0))
-        || set_capabilities(1U << CAP_SYS_ADMIN) == 0 || set_capabilities(1U << CAP_SETUID) == 0
+        || set_capabilities(1U << CAP_SYS_ADMIN, 0) == 0 || set_capabilities(1U << CAP_SETUID, 0) == 0
         || unshare(CLONE_NEWNS) == 0 || sethostname("regained", 8) == 0;
 }
 
-static void drop_privileges(void)
+/* All of them, for good; but `kept`, which is not in force. */
+static void drop_privileges(enum mode mode, uint64_t kept)
 {
     const uid_t uid = getuid();
     const gid_t gid = getgid();
@@ -370,11 +413,11 @@ static void drop_privileges(void)
     // The supplementary groups stay: a group can also take rights away.
     must(AVNE_STAGE_DROP, setresgid(gid, gid, gid));
     must(AVNE_STAGE_DROP, setresuid(uid, uid, uid));
-    must(AVNE_STAGE_DROP, set_capabilities(0));
+    must(AVNE_STAGE_DROP, set_capabilities(0, kept));
     // Both are reset by a change of credentials: only now.
     must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
     must(AVNE_STAGE_DROP, prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
-    if (!has_nothing(uid, gid) || can_regain(uid))
+    if (!has_nothing(uid, gid, mode, kept) || can_regain(uid))
         fail(AVNE_STAGE_DROP, EPERM);
 }
 
@@ -398,7 +441,7 @@ static _Noreturn void environment(enum mode mode, struct wishes *wishes)
     make_network();
     make_view(mode, wishes);
     must(AVNE_STAGE_DROP, chdir("/"));
-    drop_privileges();
+    drop_privileges(mode, mode == ROOTLESS ? packets : 0);
     join_new_keyring();
     seal(wishes);
     forget_paths(wishes);
@@ -408,9 +451,9 @@ static _Noreturn void environment(enum mode mode, struct wishes *wishes)
 }
 
 /* Outside: dies with the supervisor, and pid 1 dies with it. */
-static _Noreturn void guard(pid_t init)
+static _Noreturn void guard(enum mode mode, pid_t init)
 {
-    drop_privileges();
+    drop_privileges(mode, 0);
     (void)close_range(LINE, ~0U, 0);
     (void)!chdir("/");
     while (waitpid(init, NULL, 0) < 0 && errno == EINTR)
@@ -429,7 +472,8 @@ int main(int argc, char **argv)
     int heard;
 
     reset_process(argc, argv);                                          // 1
-    check_line();                                                       // 2
+    if (check_peer(LINE) < 0)                                           // 2
+        _exit(EXIT_MISUSED);
     check_standard_descriptors();                                       // 3
     mode = identify();                                                  // 4
     if (mode != ROOTLESS)
@@ -451,5 +495,5 @@ int main(int argc, char **argv)
     must(AVNE_STAGE_FORK, init);
     if (init == 0)
         environment(mode, &wishes);                                     // 9–17
-    guard(init);                                                        // 18
+    guard(mode, init);                                                  // 18
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 /* What the helper's files share.  With privilege: helper.c, network.c, view.c, paths.c.
- * Without: seal.c, init.c. */
+ * Without: seal.c, init.c, program.c, attach.c. */
 #ifndef AVNE_HELPER_H
 #define AVNE_HELPER_H
 
 #include "request.h"
 
+#include <poll.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -31,8 +32,13 @@ struct wishes {
 
 /* helper.c: the line, and small things. Whatever fails is told as (stage, errno) and ends us. */
 void say(enum avne_type type, enum avne_stage stage, int value, int fd);
+void say_on(int line, int flags, enum avne_type type, enum avne_stage stage, int value, int fd);
 int hear(struct avne_message *message, int *fd);
 int hear_many(struct avne_message *message, int *fds, unsigned room, unsigned *count);
+int check_peer(int line);
+int way_around(int fd);
+bool can_give_packets(void);              /* whether init holds CAP_NET_RAW, which is not in force */
+int take_capabilities(bool raw);          /* before an exec: that one, or none */
 _Noreturn void fail(enum avne_stage stage, int error);
 void must(enum avne_stage stage, long result);
 void reach_files_as(uid_t uid);
@@ -53,5 +59,32 @@ void show_shares(const struct wishes *wishes);
 void forget_paths(const struct wishes *wishes);
 
 _Noreturn void serve(const struct saved *saved);  /* init.c: GO, the program, END */
+
+/* program.c: what to start, and how. */
+struct start {
+    char *text, **argv, **env;            /* of read_strings */
+    const char *cwd;
+    uint64_t ignored, blocked;            /* signals, bit n-1 */
+    mode_t umask;
+    unsigned long personality;
+    bool attached;                        /* in a session of its own, with the following */
+    bool raw;                             /* with CAP_NET_RAW over the environment's network */
+    bool terminal;                        /* standard[0] is to be its controlling terminal */
+    int standard[LINE];                   /* none of them 0 to 2 */
+};
+
+int read_strings(struct start *start, int fd, uint32_t argc, uint32_t envc, bool with_cwd);
+void forget_strings(struct start *start);
+pid_t start_program(const struct start *start, int *report);  /* -1 with errno */
+int read_report(int report);              /* waits for the exec: 0, or its errno; closes it */
+
+/* attach.c: at most so many further programs, each with a connection and a report to poll. */
+enum { MAX_ATTACHED = 32, ATTACH_POLLED = 2 * MAX_ATTACHED };
+
+void attach(int line, bool alive);        /* a connection to serve; `alive`: there still is a program */
+void poll_attached(struct pollfd ready[ATTACH_POLLED]);
+void serve_attached(const struct pollfd ready[ATTACH_POLLED]);
+void attached_ended(pid_t program, int status);
+void detach_all(void);                    /* the environment is ending */
 
 #endif

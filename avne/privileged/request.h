@@ -35,7 +35,9 @@ enum avne_type {
     AVNE_SIGNAL,
     AVNE_EXITED,
     AVNE_END,
-    AVNE_FAILED
+    AVNE_FAILED,
+    AVNE_ATTACH,
+    AVNE_TERMINAL
 };
 
 /* REQUEST's flags, in `value`. */
@@ -93,7 +95,32 @@ enum avne_stage {
     AVNE_STAGE_DROP,
     AVNE_STAGE_SEAL,
     AVNE_STAGE_GO,
-    AVNE_STAGE_EXEC                       /* value: execve's errno */
+    AVNE_STAGE_EXEC,                      /* value: execve's errno */
+    AVNE_STAGE_ATTACH,                    /* a request to attach that cannot be met */
+    AVNE_STAGE_TARGET                     /* the process that names the environment is not in it */
+};
+
+/* Attaching.  The supervisor hands a connection in: ATTACH + its descriptor.  On that, which is
+ * a SOCK_SEQPACKET socket of the same user again:
+ *
+ *   avne attach                init
+ *   struct avne_attach     ->             + standard input, output, error, a memfd, and perhaps
+ *                                         a pidfd: then only if that process is in here
+ *                          <-  TERMINAL   + the other end of the terminal that was made for it
+ *                          <-  STARTED    the program has been exec'd
+ *   SIGNAL number          ->             to the program, -number: to its process group
+ *                          <-  END        the environment is ending, and the program with it
+ *                          <-  EXITED     its wait(2) status
+ *                          <-  FAILED     instead of STARTED
+ *
+ * End of file ends the program, or tells that the environment is gone.
+ */
+struct avne_attach {
+    struct avne_message head;             /* as in GO; in the memfd a third part follows: the directory */
+    uint32_t umask;
+    uint32_t personality;
+    uint32_t terminal;                    /* 1: a terminal of its own instead of those among 0 to 2 */
+    uint32_t raw;                         /* 1: with CAP_NET_RAW over the environment's own network */
 };
 
 #endif

@@ -131,6 +131,10 @@ class Streams:
             return
         if mask & _HANGUP:
             self._hang_up(stream)
+        if mask & select.EPOLLERR and stream.number in self._streams:
+            stream.relay.break_off(self.now)
+            self._quiet[stream] = None
+            self._settle(stream)
         if mask & (select.EPOLLIN | _HANGUP):
             stream.readable = True
             self._schedule(stream)
@@ -169,7 +173,8 @@ class Streams:
         for stream in list(self._quiet):
             due = stream.relay.quiet_until()
             if due is not None and now >= due:
-                self._log("info", "quiet-after-half-close", {"flow": stream.number})
+                why = "reset-unread" if stream.relay.broken else "quiet-after-half-close"
+                self._log("info", why, {"flow": stream.number})
                 stream.relay.give_up()
                 self._settle(stream)
         for stream, until in list(self._lingering.items()):

@@ -35,6 +35,7 @@ from tests.bed.tornet.socks_client import receive_exactly
 from tests.bed.tornet.zone import Zone, reverse_address
 
 PIPE = 1 << 20
+RESET_GRACE = 1.0  # seconds for the bytes before a reset, with a target that does not read
 REPLY = {
     errno.ECONNREFUSED: 5,
     errno.EHOSTUNREACH: 4,
@@ -62,21 +63,42 @@ class Direction:
         self.total = 0
         self.ended = False  # the source has said all
         self.finished = False  # and the target knows
+        self.reset = False  # what the source has said ends with RST, though reading may not say so
+        self.refused = False  # the target takes nothing more
 
-    def move(self) -> None:
-        """As much as goes without waiting; OSError when a connection is gone."""
+    def move(self) -> bool:
+        """Read and write once, as much as goes without waiting; whether anything went."""
+        got = put = 0
         if not self.held and not self.ended:
-            with contextlib.suppress(BlockingIOError):
-                self.held = self._splice(self.source.fileno(), self.write_end, PIPE)
-                self.total += self.held
-                self.ended = self.held == 0
+            try:
+                got = self.held = self._read()
+                self.ended = not got
+            except BlockingIOError:
+                pass
+            except OSError:  # comes behind the last byte
+                self.ended = self.reset = True
+            self.total += got
         if self.held:
-            with contextlib.suppress(BlockingIOError):
-                self.held -= self._splice(self.read_end, self.target.fileno(), self.held)
+            try:
+                put = self._splice(self.read_end, self.target.fileno(), self.held)
+                self.held -= put
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.held = 0
+                self.ended = self.finished = self.refused = True
         if self.ended and not self.held and not self.finished:
             self.finished = True
-            with contextlib.suppress(OSError):
-                self.target.shutdown(socket.SHUT_WR)
+            if not self.reset:
+                with contextlib.suppress(OSError):
+                    self.target.shutdown(socket.SHUT_WR)
+        return got + put > 0
+
+    def _read(self) -> int:
+        size = self._splice(self.source.fileno(), self.write_end, PIPE)
+        if not size:  # the end, or a byte of urgent data, which splice(2) does not pass
+            size = os.write(self.write_end, self.source.recv(4096))
+        return size
 
     @staticmethod
     def _splice(source: int, target: int, size: int) -> int:
@@ -87,41 +109,74 @@ class Direction:
         os.close(self.write_end)
 
 
-def relay(near: socket.socket, far: socket.socket) -> tuple[int, int]:
-    """Until both directions ended or one connection was reset; gives the bytes up and down."""
-    up, down = Direction(near, far), Direction(far, near)
-    watched = {near.fileno(): 0, far.fileno(): 0}
-    poller = select.poll()
-    for sock in (near, far):
-        sock.setblocking(False)
-        poller.register(sock, 0)
-    try:
-        while not (up.finished and down.finished):
-            wanted = dict.fromkeys(watched, 0)
-            for direction in (up, down):
-                if direction.held:
-                    wanted[direction.target.fileno()] |= select.POLLOUT
-                elif not direction.ended:
-                    wanted[direction.source.fileno()] |= select.POLLIN
-            for fd, events in wanted.items():
-                if fd in watched:
-                    poller.modify(fd, events)
-            for fd, events in poller.poll():
-                if events & select.POLLERR:
-                    raise ConnectionResetError
-                if events & select.POLLHUP and not wanted[fd]:
-                    # It can say no more, and nothing is meant for it: it would wake us for ever.
-                    poller.unregister(fd)
-                    del watched[fd]
-            up.move()
-            down.move()
-    except OSError:
+class Relay:
+    """Two sockets joined, until both directions have ended or one socket was reset.
+
+    A reset is passed on behind the bytes that came before it.  Linux tells of it in one of three ways:
+    reading fails behind the last byte, or, when a write was told before, simply ends there; and
+    behind a FIN only POLLERR tells.
+    """
+
+    def __init__(self, near: socket.socket, far: socket.socket, reset: bool) -> None:
+        self.up, self.down = Direction(near, far), Direction(far, near)
+        self.down.reset = reset
+        self._both = (self.up, self.down)
+        self._poller = select.poll()
+        self._watched = {near.fileno(), far.fileno()}
         for sock in (near, far):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    finally:
-        up.close()
-        down.close()
-    return up.total, down.total
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # RFC 6093 §5
+            self._poller.register(sock, 0)
+
+    def run(self) -> None:
+        try:
+            while not (self.up.finished and self.down.finished):
+                if not self._wait():
+                    self._reset()
+                    return
+                for direction, back in (self._both, self._both[::-1]):
+                    while direction.move() and direction.source.fileno() not in self._watched:
+                        pass  # no event will tell of the rest
+                    back.reset |= direction.refused
+                    if direction.reset and direction.finished:
+                        self._reset()
+                        return
+        finally:
+            self.up.close()
+            self.down.close()
+
+    def _wait(self) -> bool:
+        """Until something can go on; False when a target has not taken in time what came before a reset."""
+        wanted = dict.fromkeys((self.up.source.fileno(), self.down.source.fileno()), 0)
+        for direction in self._both:
+            if direction.held:
+                wanted[direction.target.fileno()] |= select.POLLOUT
+            elif not direction.ended:
+                wanted[direction.source.fileno()] |= select.POLLIN
+        for fd in self._watched:
+            self._poller.modify(fd, wanted[fd])
+        broken = any(direction.reset for direction in self._both)
+        found = self._poller.poll(RESET_GRACE * 1000 if broken else None)
+        for fd, events in found:
+            if events & select.POLLERR:
+                self._failed(fd)
+            if events & select.POLLERR or (events & select.POLLHUP and not wanted[fd]):
+                # It says nothing new any more: it would wake us for ever.
+                self._poller.unregister(fd)
+                self._watched.discard(fd)
+        return bool(found)
+
+    def _failed(self, fd: int) -> None:
+        for direction in self._both:
+            if direction.source.fileno() == fd:
+                direction.reset = True
+            else:
+                direction.held, direction.ended, direction.finished = 0, True, True
+
+    def _reset(self) -> None:
+        for direction in self._both:
+            direction.source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Socks:
@@ -153,14 +208,15 @@ class Socks:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._greet(client, credentials)
             try:
-                far = self._connect(*self._request(client))
+                far, reset = self._connect(*self._request(client))
             except Refused as refused:
                 client.sendall(bytes([5, refused.code, 0, 1]) + bytes(6))
             else:
                 with far:
                     client.sendall(_success(far))
-                    up, down = relay(client, far)
-                    self._count(up=up, down=down)
+                    relay = Relay(client, far, reset)
+                    relay.run()
+                    self._count(up=relay.up.total, down=relay.down.total)
         self._count(open=-1)
 
     def _greet(self, client: socket.socket, credentials: list[str] | None) -> None:
@@ -207,20 +263,27 @@ class Socks:
             raise Refused(4)
         return addresses
 
-    def _connect(self, hosts: list[str], port: int) -> socket.socket:
-        """To the first address that answers; else what the last one said."""
+    def _connect(self, hosts: list[str], port: int) -> tuple[socket.socket, bool]:
+        """To the first address that answers; else what the last one said.
+
+        With it, whether the server has reset the connection already: connect(2) says so of one that was made.
+        """
         code = 1
         for host in hosts:
             far = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
             far.settimeout(self._timeout)
+            reset = False
             try:
                 far.connect((host, port))
-                far.settimeout(None)
-                far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return far
+            except ConnectionResetError:
+                reset = True
             except OSError as error:
                 far.close()
                 code = 6 if isinstance(error, TimeoutError) else REPLY.get(error.errno or 0, 1)
+                continue
+            far.settimeout(None)
+            far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return far, reset
         raise Refused(code)
 
 

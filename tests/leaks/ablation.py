@@ -54,7 +54,7 @@ LAYERS = {
         (
             Change("cli/children.py", "            if int(name) > 2:\n", "            if int(name) > 900:\n"),
             _helper("helper.c", f"{_CLOSE_ALL} < 0 || fcntl", "fcntl"),
-            _helper("init.c", f" && {_CLOSE_ALL} == 0", ""),
+            _helper("program.c", f"&& {_CLOSE_ALL} == 0 && ", "&& "),
         ),
         ("fd-tcp", "fd-udp", "fd-listener", "fd-unix", "fd-directory", "fd-path", "fd-io-uring", "fd-netns"),
     ),

@@ -46,6 +46,11 @@ def flush(c: Connection, now: float) -> None:
         _send_data(c, now)
     if c.fin_queued and not c.fin_sent and not c.unsent:
         _send_fin(c, now)
+    if c.rst_by is not None:
+        if not c.unsent:
+            c.abort(now)
+            return
+        c.start_timer(c.timer, min(c.deadline, c.rst_by))
     if c.ack_now or _window_opened(c):
         c.emit_ack()
 
