@@ -127,7 +127,8 @@ def table(rows: dict[str, Row]) -> str:
         "`netns (2015)`: a network and a uts namespace made by a setuid program, as avne 0.5 did.",
         "“–”: only root could tell, or this machine has nothing to try it on (see below).",
         "Where avne leaks it is the documented hole: before Linux 7.1 a unix socket that is made in sight",
-        "while the program runs can be reached, unless by `--strict`, or in the home directory `--private-home`.",
+        "while the program runs can be reached; `--strict` closes that, and in the home directory",
+        "`--private-home` does.",
         "",
     ]
     for group in dict.fromkeys(probe.group for probe in probes.values()):
