@@ -132,7 +132,6 @@ def layers(helper: int) -> dict[str, Any] | None:
         "pid_namespace": len(status.get("NSpid", [])) > 1,
         "no_new_privs": status.get("NoNewPrivs") == ["1"],
         "seccomp_filter": status.get("Seccomp") == ["2"],
-        "no_capabilities": all(not int(status[name][0], 16) for name in ("CapPrm", "CapEff", "CapBnd")),
     }
 
 
