@@ -24,7 +24,10 @@ from avne.privileged import launch
 from avne.privileged.launch import Request, Share
 
 # Private or masked in every environment.
-HIDDEN = ("/run", "/var/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/var/lib/sss", "/var/lib/dbus")
+HIDDEN = (
+    "/run", "/var/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/var/lib/sss", "/var/lib/dbus",
+    "/var/log", "/var/lib/dhcp", "/var/lib/dhclient", "/var/lib/dhcpcd", "/var/lib/NetworkManager",
+)  # fmt: skip
 # Where everybody may make a directory.
 COMMON = ("/tmp", "/var/tmp", "/dev/shm")
 EMPTIED = ("/run", "/var/run", "/dev", *COMMON)

@@ -115,6 +115,7 @@ class Flow:
             if reset:
                 self.lease.reset()
             self.lease.release()
+            self.stack.account.flow_ended(self)
             self.lease = None
         self._unpark()
         self.stack.forget(self)
@@ -131,8 +132,9 @@ class Flow:
         if lease is None:
             return
         parts, self._parts = self._parts, []
-        self._parts_bytes = 0
+        size, self._parts_bytes = self._parts_bytes, 0
         if lease.over:
+            self.stack.account.discarded += size
             for part in parts:
                 if isinstance(part, list) and lease.worker.slab is not None:
                     lease.worker.slab.give_back(part[0])
@@ -162,6 +164,7 @@ class Flow:
     def opened(self, credit: int, now: float) -> None:
         self._remark("opened")
         self._unpark()
+        self.stack.count("opened")
         self.connection.accept(credit)
 
     def refused(self, kind: str, code: int, now: float) -> None:

@@ -59,8 +59,10 @@ class Worker:
 class Lease:
     """A flow's place at a worker, and the credits of its two directions."""
 
-    __slots__ = ("_account", "_data_header", "_held", "_opened", "_received", "_shut_received", "_shut_sent",
-                 "flow", "over", "session", "up_credit", "upstreams", "worker")  # fmt: skip
+    __slots__ = (
+        "_account", "_data_header", "_held", "_opened", "_received", "_shut_received", "_shut_sent",
+        "flow", "over", "sent", "session", "up_credit", "upstreams", "worker",
+    )  # fmt: skip
 
     def __init__(self, upstreams: Upstreams, worker: Worker, flow: int, session: Session) -> None:
         self.upstreams = upstreams
@@ -69,6 +71,7 @@ class Lease:
         self.session = session
         self.over = False  # the worker knows it no more; what it has sent may still be in use
         self.up_credit = 0  # bytes we may still send
+        self.sent = 0  # bytes
         self._account = Account(upstreams.budget)  # of what the worker may send
         self._received = 0  # bytes that it has sent
         self._held: list[tuple[int, int]] | None = None  # pieces in use: (position of the end, offset)
@@ -80,7 +83,13 @@ class Lease:
         size = len(payload.view) if isinstance(payload, Piece) else len(payload)
         assert size <= self.up_credit, "more than the upstream granted"
         self.up_credit -= size
+        self.sent += size
         self.upstreams.messages.append((self.worker.identity, self._data_header, payload))
+
+    @property
+    def received(self) -> int:
+        """Bytes that the worker has sent."""
+        return self._received
 
     @property
     def grant(self) -> int:
