@@ -13,13 +13,14 @@ from collections.abc import Iterator
 
 from avne.errors import Malformed
 from avne.ipc.channel import BadFrames, Router
-from avne.ipc.lane import Lane, Piece
+from avne.ipc.lane import Lane
 from avne.ipc.messages import takes_lane
-from avne.netstack.upstreams import Message, Payload
+from avne.netstack.leases import Attachment
+from avne.netstack.upstreams import Message
 
 _ROUTER_MESSAGES_PER_TURN = 64
 
-Received = tuple[bytes, bytes, Payload | Piece | None]  # worker, header, payload
+Received = tuple[bytes, bytes, Attachment]  # worker, header, payload or socket
 
 
 class CutOff(Exception):
@@ -43,12 +44,11 @@ class Lines:
         self._lanes: dict[bytes, Lane] = {}
         self._by_fd: dict[int, bytes] = {}
 
-    def add_lane(self, worker: bytes, fd: int) -> Lane:
+    def add_lane(self, worker: bytes, fd: int) -> None:
         """A lane for a worker that is about to join; takes over `fd`."""
         lane = self._lanes[worker] = Lane(socket.socket(fileno=fd))
         self._by_fd[lane.fileno()] = worker
         self._epoll.register(lane.fileno(), select.EPOLLIN)
-        return lane
 
     def forget(self, worker: bytes) -> None:
         """The worker is gone, or is treated so."""
@@ -78,9 +78,11 @@ class Lines:
                 raise CutOff(worker, error.reason) from error
             if received is None:
                 raise CutOff(worker, "")
-            for header, payload in received:
-                if worker in self._lanes:  # not cut off for an earlier one of these
-                    yield worker, header, payload
+            for header, sock in received:
+                if worker in self._lanes:
+                    yield worker, header, sock
+                elif sock is not None:  # cut off for an earlier one of these
+                    sock.close()
 
     def receive(self) -> Iterator[Received]:
         """What the router has, when it may have something.  Raises `CutOff`."""
@@ -111,11 +113,9 @@ class Lines:
         worker, header, payload = message
         lane = self._lanes.get(worker)
         if lane is not None and takes_lane(header):
-            lane.send(header, payload)
+            lane.send(header)
             return True
         self._check_router = True  # a send may take the signal of what comes in with it
-        if isinstance(payload, Piece):
-            payload = payload.view
         return self._router.send(worker, header, payload)
 
     def flush(self) -> None:

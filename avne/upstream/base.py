@@ -86,8 +86,6 @@ class Upstream:
 
     kind: str
     capabilities: Capability
-    # Its death looks like every connection's normal end, so an end needs proof (canary.py).
-    ends_need_proof = False
 
     def check(self) -> None:
         """Whether the upstream is there and speaks its protocol.  Blocks; raises `OpenError`."""
