@@ -50,8 +50,12 @@ class Lane:
         return self._sock.fileno()
 
     def close(self) -> None:
-        self._sock.close()
+        self.end().close()
+
+    def end(self) -> socket.socket:
+        """Drop what waits; the caller closes the socket."""
         self._drop()
+        return self._sock
 
     def _drop(self) -> None:
         for _, sock in self._waiting:

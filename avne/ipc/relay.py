@@ -113,7 +113,9 @@ class Relay:
     def heads(self) -> list[Payload]:
         """The bytes to write next, in order; only while `queued`, and to be let go before more come."""
         queue = self._queue
-        first = memoryview(queue[0])[self._head_offset :]
+        first = queue[0]
+        if self._head_offset:
+            first = memoryview(first)[self._head_offset :]
         return [first] if len(queue) == 1 else [first, *islice(queue, 1, _WRITE_PIECES)]
 
     def wrote(self, size: int, now: float) -> int:

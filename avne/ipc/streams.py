@@ -181,15 +181,18 @@ class Streams:
     def take_turn(self) -> None:
         """Read from some of those that have something, write, close what ended."""
         ready = self._ready
-        for _ in range(min(len(ready), READS_PER_TURN)):
-            stream = ready.popleft()
-            stream.scheduled = False
-            if not stream.closed:
-                self._read(stream)
-        self.write()
-        for sock in self.closing:
-            sock.close()
-        self.closing.clear()
+        if ready:
+            for _ in range(min(len(ready), READS_PER_TURN)):
+                stream = ready.popleft()
+                stream.scheduled = False
+                if not stream.closed:
+                    self._read(stream)
+        if self._due:
+            self.write()
+        if self.closing:
+            for sock in self.closing:
+                sock.close()
+            self.closing.clear()
 
     def write(self) -> None:
         """Do what has been noted for later: write, and take the steps that are due."""

@@ -102,11 +102,15 @@ class Process:
         streams = self._streams
         monotonic = time.monotonic
         control = self._control.fileno()
+        poll = self._epoll.poll
+        lines = self._lines
+        packets, messages = stack.packets, stack.upstreams.messages
         while not self._ended:
-            timeout = self._timeout(monotonic())
+            due = self._due()
+            timeout = max(0.0, due - monotonic()) if due else 0.0
             if self._capture and timeout:
                 self.flush_capture()
-            ready = self._epoll.poll(timeout)
+            ready = poll(timeout)
             now = streams.now = monotonic()
             if timeout and not ready:
                 gc.collect(0)  # idle: the graph has no cycles, but exceptions may leave some
@@ -116,30 +120,35 @@ class Process:
                 elif fd == control:
                     self._read_control(now)
                 elif not streams.on_event(fd, mask):
-                    self._handle(self._lines.on_event(fd, mask), now)
+                    self._handle(lines.on_event(fd, mask), now)
             if self._tun_more:
                 self._read_tun(now)
-            self._handle(self._lines.receive(), now)
+            if lines.check_router:
+                self._handle(lines.receive(), now)
             stack.push(now)
             streams.take_turn()
-            streams.handle_timer()
-            stack.handle_timer(now)
+            if due <= now:
+                streams.handle_timer()
+                stack.handle_timer(now)
             stack.flush(now)
-            self._write_workers(now)
-            self._write_tun()
+            if messages:
+                self._write_workers(now)
+            if packets:
+                self._write_tun()
             if stack.logs:
                 self._send_logs()
             if self._draining:
                 self._report_owing()
 
-    def _timeout(self, now: float) -> float:
+    def _due(self) -> float:
+        """When the next turn is due at the latest; 0 for at once."""
         if self._tun_more or not self._lines.idle():
             return 0.0
         due = self._streams.poll_at()
         if (stack := self._stack.poll_at()) is not None:
             due = min(due, stack)
-        wait = min(60.0, max(0.0, due - now))
-        return min(wait, _DRAIN_REPORT) if self._draining else wait
+        longest = _DRAIN_REPORT if self._draining else 60.0
+        return min(due, self._streams.now + longest)
 
     # ---- the tun -------------------------------------------------------------------------------
 
@@ -231,7 +240,7 @@ class Process:
             self._control.send("log", "error", "worker-cut-off", {"worker": who, "reason": reason})
 
     def _gone(self, worker: bytes, now: float) -> None:
-        self._lines.forget(worker)
+        self._streams.closing += self._lines.forget(worker)
         self._stack.worker_gone(worker, now)
 
     def _write_workers(self, now: float) -> None:

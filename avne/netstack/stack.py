@@ -95,11 +95,15 @@ class Stack:
         if found is not None:
             key, segment = found
             connection = self.connections.get(key)
-            if connection is not None and (not text or arrives.is_next(connection, segment)):
-                self.text = text
-                arrives.segment(connection, segment, now)
-                self.text = None
-                return
+            if connection is not None:
+                if arrives.is_next(connection, segment):
+                    self.text = text
+                    arrives.next_segment(connection, segment, now)
+                    self.text = None
+                    return
+                if not text:
+                    arrives.segment(connection, segment, now)
+                    return
         self.receive(bytes(head) + text, now)
 
     def _tcp(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
@@ -296,7 +300,8 @@ class Stack:
         while self._dirty_flows:
             flow, _ = self._dirty_flows.popitem()
             flow.flush()
-        self.port53.flush(now)
+        if self.port53.resolver.commands:
+            self.port53.flush(now)
 
     def flush(self, now: float) -> None:
         """The end of a turn: what is left to push; data, windows and ACKs to the guest."""
