@@ -333,9 +333,11 @@ class Streams:
     def _settle_drained(self, stream: Stream) -> None:
         """Close only after the peer has: an earlier close could cut off what it has not read yet."""
         relay = stream.relay
+        if relay.queued:
+            return
         if relay.ended:
             self._remove(stream)
-        elif not relay.queued and stream not in self._lingering:
+        elif stream not in self._lingering:
             self._lingering[stream] = self.now + DRAIN_LINGER
             _shut(stream.sock)
 

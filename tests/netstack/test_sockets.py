@@ -623,6 +623,22 @@ def test_at_the_end_what_waits_is_written_and_the_server_may_end(net):
         assert not len(net.streams)
 
 
+def test_at_the_end_a_server_that_has_ended_its_side_still_gets_everything(net):
+    socket, end, _ = net.connected()
+    with end:
+        end.shutdown(sockets.SHUT_WR)
+        net.settle()
+        sent = upload(net, socket, bytes(8 << 20))
+        socket.send_fin()
+        net.streams.drain()
+        came = 0
+        while data := end.recv(1 << 20):
+            came += len(data)
+            net.turn()
+        assert came == sent
+        assert not len(net.streams)
+
+
 def test_nothing_of_a_flow_is_left_when_it_is_over(net):
     """No cycle: the collector is off while the process runs."""
     socket, end, _ = net.connected()
