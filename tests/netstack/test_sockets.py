@@ -631,6 +631,7 @@ def test_at_the_end_a_server_that_has_ended_its_side_still_gets_everything(net):
         sent = upload(net, socket, bytes(8 << 20))
         socket.send_fin()
         net.streams.drain()
+        net.turn()
         came = 0
         while data := end.recv(1 << 20):
             came += len(data)
