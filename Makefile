@@ -5,15 +5,17 @@
 PYTHON := .venv/bin/python
 HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 
-.PHONY: help demo test bench lint format docs deps venv clean
+.PHONY: help demo test bench fuzz netsim lint format docs deps venv clean
 
 help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
 	@echo 'make test    lint, types, every test (needs root or sudo)'
 	@echo 'make bench   fail if avne has become slower than its peers (bench/recorded.json)'
+	@echo 'make fuzz    hostile inputs to every surface; ARGS="--inputs 2000000 --jobs 2"'
 	@echo 'make lint    ruff, mypy, and whether docs are stale or an RFC has gaps'
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
+	@echo 'make netsim  docs/netsim.md: our TCP over a simulated link'
 	@echo 'make venv    .venv with avne and what its tests need: .venv/bin/avne'
 	@echo 'make deps    the Debian packages that are missing'
 	@echo 'make clean   remove what was built'
@@ -35,6 +37,9 @@ bench:
 	@$(MAKE) -s venv
 	@scripts/as-root -m bench --compare bench/recorded.json $(ARGS)
 
+fuzz: venv
+	$(PYTHON) -m tests.fuzz $(ARGS)
+
 lint: venv
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
@@ -47,6 +52,9 @@ format: venv
 
 docs: venv
 	$(PYTHON) scripts/generate_docs.py
+
+netsim: venv
+	PYTHONPATH=tests/netstack $(PYTHON) tests/netstack/netsim.py
 
 deps:
 	@scripts/deps test

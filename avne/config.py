@@ -79,6 +79,13 @@ def _resolver(value: Any) -> str:
     return str(value)
 
 
+def _names(value: Any) -> list[str]:
+    words = value if isinstance(value, list) else _text(value).replace(",", " ").split()
+    if not all(isinstance(word, str) and word.isascii() and word.isidentifier() for word in words):
+        raise ValueError
+    return list(words)
+
+
 KEYS: dict[str, Key] = {
     key.name: key
     for key in (
@@ -91,6 +98,8 @@ KEYS: dict[str, Key] = {
             "which helper makes the environment"),
         Key("tor.torrc", "", _path, "an absolute path",
             "a file of further torrc lines for avne's own Tor, such as bridges"),
+        Key("env", [], _names, "names of variables",
+            "variables of the environment that are passed on to the program, besides the usual ones"),
         Key("verbose", 0, _int(0, 2), "0, 1 or 2", "1: a line for each phase; 2: the log as well"),
     )
 }  # fmt: skip

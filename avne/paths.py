@@ -5,8 +5,9 @@ The sockets of a session live below /run or /dev/shm and nowhere else, because t
 environment masks both: the program inside can never reach them.  A session is a
 directory ``RUNTIME/avne/ID/`` of mode 0700, held by a flock(2) on the directory itself;
 one that nobody holds belongs to a supervisor that died, and the next start removes it.
-The directory above is locked while sessions are made and removed, so that a session
-between its mkdir and its flock is never taken for a dead one.
+The directory above is locked while sessions are made, named, listed and removed, so that a session
+between its mkdir and its flock is never taken for a dead one.  A session's name is where its link
+``name`` leads to: it is gone with the session.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from avne.errors import AvneError
 
@@ -52,21 +55,69 @@ class Session:
         os.close(self._fd)
 
 
-def open_session(environ: Mapping[str, str] = os.environ) -> Session:
-    """Make a session with an id of its own (6 hex digits); removes what dead ones left behind."""
+class Live(NamedTuple):
+    """A session that somebody holds."""
+
+    id: str
+    name: str  # "" where it has none
+    directory: str
+
+
+def open_session(environ: Mapping[str, str] = os.environ, name: str = "") -> Session:
+    """Make a session with an id of its own (6 hex digits); removes what dead ones left behind.
+
+    Raises `AvneError` for a `name` that cannot be one, or that a live session has.
+    """
+    if name:
+        _check_name(name)
+    with _locked(environ) as base:
+        for other in _reap(base):
+            if name and other.name == name:
+                raise AvneError(f"there is an environment called {name}", f"Its id is {other.id}: avne ps")
+        while True:
+            number = os.urandom(3).hex()
+            with contextlib.suppress(FileExistsError):
+                if not number.isdigit():  # that would look like a process's
+                    os.mkdir(directory := f"{base}/{number}", 0o700)
+                    break
+        fd = os.open(directory, _DIRECTORY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if name:
+            os.symlink(name, "name", dir_fd=fd)
+        return Session(directory, fd)
+
+
+def live_sessions(environ: Mapping[str, str] = os.environ) -> list[Live]:
+    """The sessions of this user that are held by somebody; removes what dead ones left behind."""
+    with _locked(environ) as base:
+        return _reap(base)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise AvneError(
+            f"an environment cannot be called {name!r}",
+            "At most 64 letters, digits, dots, hyphens and underscores, a letter or digit first.",
+        )
+    if name.isdigit() or _is_id(name):
+        raise AvneError(
+            f"an environment cannot be called {name}: that is how a process or an id looks",
+            "Take a name with some other letter in it.",
+        )
+
+
+def _is_id(name: str) -> bool:
+    return len(name) == 6 and not name.strip("0123456789abcdef")
+
+
+@contextlib.contextmanager
+def _locked(environ: Mapping[str, str]) -> Iterator[str]:
+    """The directory of the sessions, while nobody else makes or removes one."""
     base = runtime_dir(environ)
     lock = _open_private(base)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _reap(base)
-        while True:
-            directory = f"{base}/{os.urandom(3).hex()}"
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(directory, 0o700)
-                break
-        fd = os.open(directory, _DIRECTORY)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return Session(directory, fd)
+        yield base
     except OSError as error:
         raise _cannot(base, error) from error
     finally:
@@ -151,18 +202,26 @@ def _is_private(path: str) -> bool:
     return stat.S_ISDIR(mode) and status.st_uid == os.geteuid() and not mode & 0o077
 
 
-def _reap(base: str) -> None:
-    """Remove the sessions whose supervisor is gone."""
-    for name in os.listdir(base):
-        if len(name) != 6 or name.strip("0123456789abcdef"):
-            continue
+def _reap(base: str) -> list[Live]:
+    """Remove the sessions whose supervisor is gone; gives the others."""
+    alive = []
+    for name in filter(_is_id, sorted(os.listdir(base))):
         with contextlib.suppress(OSError):
             fd = os.open(f"{base}/{name}", _DIRECTORY)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(f"{base}/{name}", fd)
+            except BlockingIOError:
+                alive.append(Live(name, _name_of(fd), f"{base}/{name}"))
             finally:
                 os.close(fd)
+    return alive
+
+
+def _name_of(directory: int) -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink("name", dir_fd=directory)
+    return ""
 
 
 def _remove(directory: str, fd: int) -> None:

@@ -32,7 +32,7 @@ def test_each_source_overrides_the_one_before(tmp_path):
         "workers = 2\nverbose = 1\nresolver = '9.9.9.9:53'\nlog_names = true\n[tor]\ntorrc = '/a'",
         {"upstream": "tor://f:1", "workers": None},
         {"AVNE_VERBOSE": "2", "AVNE_UPSTREAM": "tor://e:1", "AVNE_ID": "abc", "AVNE": "1", "HOME": "/x"},
-        second="resolver = 'none'\n[tor]\ntorrc = '/b'",
+        second="resolver = 'none'\nenv = ['A', 'B']\n[tor]\ntorrc = '/b'",
     )
     first, second = str(tmp_path / "config0.toml"), str(tmp_path / "config1.toml")
     assert loaded.values == {
@@ -42,6 +42,7 @@ def test_each_source_overrides_the_one_before(tmp_path):
         "log_names": config.Value(True, first),
         "helper": config.Value("auto", "default"),
         "tor.torrc": config.Value("/b", second),
+        "env": config.Value(["A", "B"], second),
         "verbose": config.Value(2, "AVNE_VERBOSE"),
     }
 
@@ -49,7 +50,7 @@ def test_each_source_overrides_the_one_before(tmp_path):
 @pytest.mark.parametrize("name", list(config.KEYS))
 def test_every_key_can_come_from_the_environment(tmp_path, name):
     text = {"workers": "4", "verbose": "1", "resolver": "[::1]:5353", "helper": "setuid",
-            "log_names": "yes", "tor.torrc": "/etc/x", "upstream": "auto"}[name]  # fmt: skip
+            "log_names": "yes", "tor.torrc": "/etc/x", "upstream": "auto", "env": "A,B"}[name]  # fmt: skip
     loaded = load(tmp_path, environ={config.variable(name): text})
     assert loaded.values[name].origin == config.variable(name)
 
@@ -90,6 +91,9 @@ def test_an_unknown_variable_names_the_nearest(tmp_path):
         ("log_names = 1", "log_names in {} cannot be 1"),
         ("upstream = ['a']", "upstream in {} cannot be ['a']"),
         ("tor = 'x'", "unknown key tor in {}"),
+        ("env = 'A'", "env in {} cannot be 'A'"),
+        ("env = ['A=b']", "env in {} cannot be ['A=b']"),
+        ("env = [1]", "env in {} cannot be [1]"),
         ("helper = 'root'", "helper in {} cannot be 'root'"),
         ("[tor]\ntorrc = 'relative'", "tor.torrc in {} cannot be 'relative'"),
         ('upstream = "a\\u0000b"', "upstream in {} cannot be 'a\\x00b'"),

@@ -47,11 +47,11 @@ def test_two_sessions_live_side_by_side(runtime):
 
 
 def test_an_id_that_is_taken_is_not_used_again(runtime, monkeypatch):
-    ids = iter([b"\1\2\3", b"\1\2\3", b"\4\5\6"])
+    ids = iter([b"\1\2\3", b"\x1a\2\3", b"\x1a\2\3", b"\x4b\5\6"])
     monkeypatch.setattr(os, "urandom", lambda n: next(ids))
     first = paths.open_session({"XDG_RUNTIME_DIR": runtime})
     second = paths.open_session({"XDG_RUNTIME_DIR": runtime})
-    assert (first.id, second.id) == ("010203", "040506")
+    assert (first.id, second.id) == ("1a0203", "4b0506"), "and none that looks like a process's number"
     first.close()
     second.close()
 

@@ -155,7 +155,7 @@ class Parts:
                     self._bury(part)
                     on_end(part)
                     return
-                case ["log", level, event, fields]:
+                case ["log", str(level), str(event), dict(fields)]:
                     self._log.event(level, part.short, event, fields)
                 case message:
                     on_message(part, message)

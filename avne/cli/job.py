@@ -6,12 +6,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from avne.cli.signals import Inherited
+from avne.paths import Session
+from avne.privileged.launch import Request
 from avne.upstream.spec import UpstreamSpec
 
 
 class Job(NamedTuple):
     """What to run, and with what."""
 
+    session: Session
+    name: str  # of the session, "" for none
     argv: list[str]
     environ: dict[str, str]
     inherited: Inherited
@@ -21,3 +25,4 @@ class Job(NamedTuple):
     capture: int  # the file of a capture, or -1
     upstream: UpstreamSpec
     workers: int
+    request: Request  # what the environment is to be

@@ -117,7 +117,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise _unknown(name)
     command = COMMANDS[name]
     options = parser_of(name).parse_args(rest)
-    if name != "run":
+    if name not in ("run", "attach"):  # those hand on what they inherited
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # avne config | head
     return command.handle(options)
 
@@ -167,6 +167,23 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
     setting("tor.torrc", "FILE")
+    parser.add_argument("--name", default="", metavar="NAME",
+                        help="what avne ps, attach and stop call it")  # fmt: skip
+
+    def more(name: str, metavar: str, text: str) -> None:
+        parser.add_argument(name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")
+
+    def switch(name: str, text: str) -> None:
+        parser.add_argument(name, action="store_true", help=text)
+
+    more("--share", "PATH[:ro]", "show a file, directory or socket that is hidden inside, and open it")
+    switch("--private-home", "throw away what is written to the home directory")
+    parser.add_argument("--profile", default="", metavar="NAME",
+                        help="keep what is written to the home directory apart, under this name")  # fmt: skip
+    switch("--gui", "open the Wayland and X11 display")
+    switch("--strict", "no unix sockets at all")
+    more("--env", "NAME", "pass a variable of the environment on")
+    more("--setenv", "NAME=VALUE", "set a variable of the environment")
     parser.add_argument("--log-names", dest="log_names", action="store_const", const="true",
                         help="log the names and addresses of hosts")  # fmt: skip
     parser.add_argument("--capture", metavar="FILE",
@@ -178,15 +195,50 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from avne.cli.run import run
+    from avne.cli.openings import Options
+    from avne.cli.run import More, run
 
     program = options.program
     if program[:1] == ["--"]:
         program = program[1:]
-    flags = {name: getattr(options, name) for name in KEYS}
+    flags = {name: getattr(options, name) for name in KEYS if name != "env"}
     if options.verbose is not None:
         flags["verbose"] = min(options.verbose, 2)
-    return run(program, flags, options.quiet, options.capture)
+    openings = Options(
+        tuple(options.share), options.private_home, options.profile, options.gui, options.strict,
+        tuple(options.env), tuple(options.setenv),
+    )  # fmt: skip
+    return run(program, flags, More(options.quiet, openings, options.capture, options.name))
+
+
+def _prepare_attach(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--raw", action="store_true",
+                        help="let the program capture the environment's packets")  # fmt: skip
+    parser.add_argument("target", metavar="NAME|ID|PID", help="the environment, or a process in it")
+    parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from avne.cli.attach import attach
+
+    program = options.program
+    return attach(options.target, program[1:] if program[:1] == ["--"] else program, options.raw)
+
+
+def _ps(options: argparse.Namespace) -> int:
+    from avne.cli.ps import ps
+
+    return ps(options.json)
+
+
+def _prepare_stop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="NAME|ID", help="the environment")
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from avne.cli.stop import stop
+
+    return stop(options.target)
 
 
 def _json_option(parser: argparse.ArgumentParser) -> None:
@@ -234,6 +286,15 @@ COMMANDS = {
         EXIT_AVNE,
         _RUN_EXAMPLES,
     ),
+    "attach": Command(
+        "[--raw] NAME|ID|PID [--] [PROGRAM [ARGUMENT...]]",
+        "run a second program, or your shell, in an environment that runs",
+        _prepare_attach,
+        _attach,
+        EXIT_AVNE,
+    ),
+    "ps": Command("[--json]", "list your environments", _json_option, _ps),
+    "stop": Command("NAME|ID", "end an environment's program", _prepare_stop, _stop),
     "doctor": Command(
         "[--json]",
         "check what this machine has and what is missing",

@@ -7,41 +7,56 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from avne.cli.capture import open_capture
 from avne.cli.children import settle_descriptors
 from avne.cli.console import Console
+from avne.cli.environment import program_environment
 from avne.cli.job import Job
+from avne.cli.openings import NONE, Openings, Options
 from avne.cli.signals import Interrupted, die_of, inherited, take_terminal_back
 from avne.cli.supervise import Supervisor
 from avne.config import Config, load, split_resolver
+from avne.errors import AvneError
 from avne.log import Log
 from avne.paths import Session, open_session, state_dir
 from avne.privileged import launch
 from avne.upstream.spec import UpstreamSpec, parse
 
 
-def run(program: list[str], flags: Mapping[str, Any], quiet: bool, capture: str | None = None) -> int:
-    """Run `program`, the user's shell if it is empty; gives its exit code, or dies of its signal.
+class More(NamedTuple):
+    """What the command line says beyond settings."""
 
-    `capture`: the file that everything on the tun is written to.
+    quiet: bool = False
+    openings: Options = NONE
+    capture: str | None = None  # the file that everything on the tun is written to
+    name: str = ""  # what other commands may call the environment
+
+
+def run(program: list[str], flags: Mapping[str, Any], more: More) -> int:
+    """Run `program`, the user's shell if it is empty; gives its exit code, or dies of its signal.
 
     Raises `AvneError` for everything that keeps it from running.
     """
     state = inherited()
     settle_descriptors()
     config = load(flags)
-    console = Console(quiet, config["verbose"])
-    warn_of_environment(os.environ, console)
-    helpers = launch.candidates(config["helper"])
-    capture_fd = open_capture(capture) if capture is not None else -1
+    console = Console(more.quiet, config["verbose"])
+    options = more.openings
+    helpers = _helpers(config, options)
+    capture_fd = open_capture(more.capture) if more.capture is not None else -1
     try:
-        with _upstream(config, console) as upstream, _session(config, console) as (session, log):
+        with _upstream(config, console) as upstream, _session(config, console, more.name) as (session, log):
             listener = _listen(session)
+            openings = Openings(options, os.environ, session.directory, console)
+            argv = program or [os.environ.get("SHELL") or "/bin/sh"]
+            warn_of_hidden(argv, openings, console)
             job = Job(
-                argv=program or [os.environ.get("SHELL") or "/bin/sh"],
-                environ={**os.environ, "AVNE": "1", "AVNE_ID": session.id},
+                session=session,
+                name=more.name,
+                argv=argv,
+                environ=_environment(options, config, {**openings.variables, **_marks(session)}, console),
                 inherited=state,
                 helpers=helpers,
                 netstack=_netstack_config(session, config),
@@ -49,6 +64,7 @@ def run(program: list[str], flags: Mapping[str, Any], quiet: bool, capture: str 
                 capture=capture_fd,
                 upstream=upstream,
                 workers=config["workers"],
+                request=openings.request,
             )
             code = Supervisor(job, log, console).run()
             take_terminal_back()
@@ -59,18 +75,39 @@ def run(program: list[str], flags: Mapping[str, Any], quiet: bool, capture: str 
     return code
 
 
-def warn_of_environment(environ: Mapping[str, str], console: Console) -> None:
-    """Say what in the environment sends programs to a proxy that they cannot reach from inside."""
-    proxies = [
-        name for name, value in environ.items()
-        if value and name.lower().endswith("_proxy") and name.lower() != "no_proxy"
-    ]  # fmt: skip
-    if "torsocks" in environ.get("LD_PRELOAD", ""):
-        proxies.append("LD_PRELOAD (torsocks)")
-    if proxies:
-        console.notice(
-            f"{', '.join(proxies)} set: the program may look for a proxy that is not there; try unset"
-        )
+def _helpers(config: Config, options: Options) -> list[str]:
+    """The helpers to try.  Raises `AvneError` where none can do what `options` say."""
+    if (options.private_home or options.profile) and os.geteuid() != 0:
+        if config["helper"] == "setuid":
+            raise AvneError(
+                "--private-home and --profile are not for the setuid helper, which makes no overlay that can "
+                "be written to",
+                "Use them where users may make namespaces: --helper rootless.",
+            )
+        return launch.candidates("rootless")
+    return launch.candidates(config["helper"])
+
+
+def _marks(session: Session) -> dict[str, str]:
+    """By which the program knows where it is."""
+    return {"AVNE": "1", "AVNE_ID": session.id}
+
+
+def _environment(
+    options: Options, config: Config, ours: Mapping[str, str], console: Console
+) -> dict[str, str]:
+    """The program's variables; with -v it is said which ones it does not get."""
+    environ, dropped = program_environment(os.environ, (*config["env"], *options.env), options.setenv, ours)
+    if dropped:
+        console.phase(f"variables that stay outside (--env NAME): {' '.join(dropped)}")
+    return environ
+
+
+def warn_of_hidden(argv: list[str], openings: Openings, console: Console) -> None:
+    """Say which files of the command line the program will not find."""
+    for word in argv:
+        if word.startswith("/") and os.path.lexists(word) and openings.hides(word):
+            console.notice(f"{word} is hidden inside; to show it: --share {word}")
 
 
 def isolated(spec: UpstreamSpec) -> UpstreamSpec:
@@ -112,8 +149,8 @@ def _upstream(config: Config, console: Console) -> Iterator[UpstreamSpec]:
 
 
 @contextlib.contextmanager
-def _session(config: Config, console: Console) -> Iterator[tuple[Session, Log]]:
-    session = open_session()
+def _session(config: Config, console: Console, name: str) -> Iterator[tuple[Session, Log]]:
+    session = open_session(name=name)
     log = Log(session.id, config["log_names"], console.log if console.verbose > 1 else None)
     try:
         yield session, log

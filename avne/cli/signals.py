@@ -66,14 +66,15 @@ class Signals:
     """Signals as bytes on a pipe: `fileno()` for epoll, `read()` gives the numbers in their order.
 
     Those that were ignored stay ignored: nohup(1), and SIGINT of a script's background jobs.
+    `more`: to be heard as well as those that are forwarded.
     """
 
-    def __init__(self, already: Inherited) -> None:
+    def __init__(self, already: Inherited, more: Iterable[int] = ()) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._before = {
             number: signal.signal(number, _nothing)
-            for number in (*TERMINAL, *FORWARDED)
+            for number in (*TERMINAL, *FORWARDED, *more)
             if not already.ignored & 1 << (number - 1)
         }
         # A blocked signal is the program's to inherit, but would leave the supervisor deaf.

@@ -23,10 +23,12 @@ from typing import Any
 from avne import __version__
 from avne.cli.children import Part, Parts, died_early
 from avne.cli.console import Console
+from avne.cli.doors import Doors
 from avne.cli.job import Job
 from avne.cli.loop import Loop
 from avne.cli.signals import ENDING as ENDING_SIGNALS
 from avne.cli.signals import TERMINAL, Interrupted, Signals
+from avne.cli.stdio import Stdio
 from avne.cli.workers import Restarts, Worker, hopeless
 from avne.errors import EXIT_AVNE, AvneError
 from avne.log import Log
@@ -63,12 +65,15 @@ class Supervisor:
         self._restarts = {slot: Restarts() for slot in range(1, job.workers + 1)}
         self._loop = Loop()
         self._parts = Parts(self._loop, log)
+        self._stdio = Stdio()
+        self._doors: Doors | None = None
 
     def run(self) -> int:
         """Raises `AvneError`, and `Interrupted` while the program has not been started."""
         signals = Signals(self._job.inherited)
         try:
             self._loop.watch(signals.fileno(), lambda: self._on_signals(signals.read()))
+            self._doors = Doors(self._job.session, self._loop, self._attach, self._stop_program)
             self._start()
             while not self._done:
                 self._loop.turn()
@@ -76,6 +81,7 @@ class Supervisor:
             return self._exit
         finally:
             self._end_everything()
+            self._stdio.close(signals.read)
             signals.close()
             self._loop.close()
 
@@ -96,7 +102,7 @@ class Supervisor:
         self._console.phase("helper, netstack and workers started")
 
     def _start_helper(self) -> None:
-        self._environment = launch.Environment(self._helpers.pop(0))
+        self._environment = launch.Environment(self._helpers.pop(0), self._job.request, self._stdio.fds)
         self._loop.watch(self._environment.fileno(), self._on_environment)
 
     def _start_worker(self, slot: int, generation: int) -> None:
@@ -134,8 +140,10 @@ class Supervisor:
             assert self._netstack
             self._netstack.control.send("tun", fds=(self._tun,))
             self._go_when_ready()
+            import avne.cli.meta  # noqa: F401 (3 ms, while the others are waited for anyway)
         elif isinstance(event, launch.Started):
             self._console.phase(f"started {self._job.argv[0]}")
+            self._open_to_others()
         elif isinstance(event, launch.Exited):
             self._program_ended(os.waitstatus_to_exitcode(event.status))
         elif isinstance(event, launch.Failed):
@@ -168,6 +176,8 @@ class Supervisor:
         if self._exit is None:
             self._exit = code
         self._loop.cancel("kill")
+        assert self._doors
+        self._doors.close_attach()
         if self._netstack is None:
             self._end_environment()
             return
@@ -196,6 +206,45 @@ class Supervisor:
     def _stop(self) -> None:
         self._done = True
 
+    # Other commands
+
+    def _open_to_others(self) -> None:
+        """The program runs: `avne ps` shows it, and `avne attach` is let in."""
+        from avne.cli import meta
+
+        job = self._job
+        assert self._environment
+        assert self._doors
+        about = {
+            "id": job.session.id,
+            "name": job.name,
+            "supervisor": os.getpid(),
+            "init": self._environment.init,
+            "program": os.path.basename(job.argv[0]),
+            "started": time.time(),
+            "upstream": job.upstream.redacted(),
+            "mode": "root" if os.geteuid() == 0 else "setuid" if self._environment.setuid else "rootless",
+            "version": __version__,
+        }
+        try:
+            meta.write(job.session.directory, about)
+        except OSError as error:  # others see less of us: no reason to end the program
+            self._note("no-meta", errno=error.errno)
+        self._doors.open_attach()
+
+    def _attach(self, connection: int) -> None:
+        assert self._environment
+        self._note("attach")
+        self._environment.attach(connection)
+
+    def _stop_program(self) -> None:
+        """`avne stop`: TERM, then KILL; at once before the program starts and after its end."""
+        if self._phase == RUNNING:
+            self._signal(signal.SIGTERM)
+            self._loop.after(TERM_BOUND, "kill", lambda: self._signal(signal.SIGKILL))
+        else:
+            self._on_signals(bytes([signal.SIGTERM]))
+
     # The netstack and the workers
 
     def _on_netstack(self, part: Part, message: list[Any]) -> None:
@@ -204,11 +253,11 @@ class Supervisor:
                 part.ready = True
                 self._console.phase("netstack ready")
                 self._go_when_ready()
-            case ["owing", count]:
+            case ["owing", int(count)]:
                 self._owing = count
-            case ["capture-ended", errno]:
+            case ["capture-ended", int(errno)]:
                 self._console.notice(f"the capture ends here ({os.strerror(errno)}); the program goes on")
-            case ["drained", counters]:
+            case ["drained", dict(counters)]:
                 self._log.event("info", "net", "counters", counters)
                 self._console.phase("everything has been handed on")
                 self._drained = True
@@ -241,7 +290,7 @@ class Supervisor:
                 self._restarts[worker.slot].succeeded()
                 self._console.phase(f"worker {worker.identity} ready")
                 self._go_when_ready()
-            case ["failed", problem, cure]:
+            case ["failed", str(problem), str(cure)]:
                 worker.failed = AvneError(problem, cure)
 
     def _worker_died(self, worker: Worker) -> None:
@@ -292,6 +341,8 @@ class Supervisor:
 
     def _end_everything(self) -> None:
         """Leave nothing behind, from whatever state."""
+        if self._doors:
+            self._doors.close()
         if self._environment:
             self._environment.close()
         self._parts.end()

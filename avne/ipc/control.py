@@ -11,7 +11,8 @@ The verbs::
     supervisor → worker     config {…} (+ the lane's fd)
     worker → supervisor     ready · failed PROBLEM CURE · log LEVEL EVENT {…}
 
-End of file in either direction means that the other process is gone, and ends this one.
+End of file in either direction means that the other process is gone, and ends this one.  A peer that sends
+something else than such messages is treated as gone.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Control:
             self._sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
 
     def receive(self, wait: bool = False) -> tuple[list[Any], list[int]] | None:
-        """The next message and its descriptors; an empty message ``[]`` at end of file.
+        """The next message and its descriptors; an empty message ``[]`` at end of file, or for garbage.
 
         None when `wait` is false and nothing is there.
         """
@@ -74,8 +75,18 @@ class Control:
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-        if not data:
+        message = _message(data)
+        if not message:
             for fd in fds:
                 os.close(fd)
             return [], []
-        return list(msgpack.unpackb(data, strict_map_key=False)), list(fds)
+        return message, list(fds)
+
+
+def _message(data: bytes) -> list[Any]:
+    """The array in `data`; an empty one where there is none."""
+    try:
+        message = msgpack.unpackb(data, strict_map_key=False)
+    except Exception:  # msgpack raises a mix of types, none of them ours
+        return []
+    return message if type(message) is list else []

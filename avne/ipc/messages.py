@@ -171,8 +171,8 @@ TABLE: Final[dict[int, Row]] = {
         Sender.WORKER,
         (_int("code", 0xFFFF), Field("answers", list, 16), _int("ttl", 1 << 31)),
     ),
-    PING: Row("PING", Sender.BOTH, (_int("nonce", _U63),)),
-    PONG: Row("PONG", Sender.BOTH, (_int("nonce", _U63),)),
+    PING: Row("PING", Sender.BOTH, (_int("nonce", _U63),), lane=True),
+    PONG: Row("PONG", Sender.BOTH, (_int("nonce", _U63),), lane=True),
     STATS: Row(
         "STATS",
         Sender.WORKER,

@@ -14,7 +14,8 @@ has no half-close: there the socket stays open until the server's own end, or un
 quiet for 30 s, which is reported as a reset because the answer may be incomplete.
 An end of the server's direction is passed on, too; where it could as well be the upstream's death
 it needs a verdict first (upstream/canary.py).  After a failed write the rest of the answer is still
-read, but the end is a reset, because bytes of the program are lost.
+read, but the end is a reset, because bytes of the program are lost.  A reset of the server's is passed
+on behind the bytes that came before it, but waits no longer than 1 s for a program that does not read them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from avne.ipc.credit import Account, Budget
 from avne.ipc.messages import Code
 from avne.limits import COPY_BELOW, CREDIT_MAX
 
+RESET_GRACE: Final = 1.0  # seconds for a program to read what came before a reset
 QUIET: Final = 30.0  # seconds without a byte until a flow whose program has ended its side is given up
 
 # Smaller payloads are gathered: a byte each would cost a hundred times its size to hold.
@@ -54,7 +56,7 @@ class Relay:
 
     __slots__ = (
         "_account", "_gathered", "_head_offset", "_last_byte", "_queue",
-        "down_credit", "ended", "half_close", "hung_up", "proven", "reset_code", "shut_received",
+        "broken", "down_credit", "ended", "half_close", "hung_up", "proven", "reset_code", "shut_received",
         "shut_sent", "socket_shut", "write_failed",
     )  # fmt: skip
 
@@ -68,6 +70,7 @@ class Relay:
         self._last_byte = 0.0
         self.shut_received = False
         self.socket_shut = False
+        self.broken = False  # the peer has reset the connection, but bytes may be there to read
         self.hung_up = False  # the peer has closed, but bytes may be there to read
         self.ended = False  # the last byte was read
         self.proven: bool | None = None if proof_needed else True  # that the end is the server's
@@ -165,6 +168,11 @@ class Relay:
         self.hung_up = True
         return first and self.proven is None
 
+    def break_off(self, now: float) -> None:
+        """The peer has reset the connection; reading tells that only where no end came before."""
+        self.broken = True
+        self._last_byte = now
+
     def steps(self) -> list[Step]:
         """What is due now; each is given once.  After TELL_RESET or CLOSE the flow is over."""
         due = []
@@ -181,7 +189,7 @@ class Relay:
                 self.shut_sent = True
                 due.append(Step.TELL_END)
         if self.shut_sent:
-            if self.write_failed:
+            if self.write_failed or self.broken:
                 due.append(Step.TELL_RESET)
             elif self.shut_received and not self.queued:
                 due.append(Step.CLOSE)
@@ -191,8 +199,10 @@ class Relay:
         """When `give_up` is due; None while the flow may be silent for as long as it likes.
 
         Only where the program's end could not be passed on, and never while it is the program
-        that does not read.
+        that does not read; or where a reset waits for just that.
         """
+        if self.broken:
+            return None if self.ended else self._last_byte + RESET_GRACE
         if self.half_close or not self.shut_received or self.queued or self.ended or not self.down_credit:
             return None
         return self._last_byte + QUIET
@@ -201,7 +211,8 @@ class Relay:
         """The flow has been quiet for too long: the next step is a reset."""
         self.ended = True
         self.proven = False
-        self.reset_code = Code.UPSTREAM_TIMEOUT
+        if not self.broken:
+            self.reset_code = Code.UPSTREAM_TIMEOUT
 
     def release(self) -> None:
         """The flow is over: give back what it holds of the budget."""

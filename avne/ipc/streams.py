@@ -144,15 +144,16 @@ class Streams:
         self._touch(stream)
 
     def reset(self, stream: Stream) -> None:
-        """Close it now, with a RST for the server."""
+        """Write what the socket takes of what waits, and close it, with a RST for the server."""
         if not stream.closed:
-            self.refuse(stream.sock)
+            if stream.relay.queued and not stream.blocked:
+                self._write(stream)
+            _reset_on_close(stream.sock)
             self._remove(stream)
 
     def refuse(self, sock: socket.socket) -> None:
         """Close a connected socket that nobody wants, with a RST for the server."""
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        _reset_on_close(sock)
         self.closing.append(sock)
 
     def judge(self, stream: Stream, alive: bool) -> None:
@@ -170,6 +171,10 @@ class Streams:
             return False
         if mask & _HANGUP:
             self._hang_up(stream)
+        if mask & select.EPOLLERR:
+            stream.relay.break_off(self.now)
+            self._quiet[stream] = None
+            self._touch(stream)
         if mask & (select.EPOLLIN | _HANGUP):
             stream.readable = True
             self._schedule(stream)
@@ -219,7 +224,8 @@ class Streams:
         for stream in list(self._quiet):
             due = stream.relay.quiet_until()
             if due is not None and now >= due:
-                self._log("info", "quiet-after-half-close", {"flow": stream.number})
+                why = "reset-unread" if stream.relay.broken else "quiet-after-half-close"
+                self._log("info", why, {"flow": stream.number})
                 stream.relay.give_up()
                 self._touch(stream)
         for stream, until in list(self._lingering.items()):
@@ -365,3 +371,8 @@ class Streams:
 def _shut(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # the next read or write says the same
         sock.shutdown(socket.SHUT_WR)
+
+
+def _reset_on_close(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

@@ -23,7 +23,7 @@ refused            RST, ICMP or silence (verdict.py)
 data               data
 credit             a larger window
 shut               FIN, after the data
-reset, or death    RST
+reset, or death    RST, after the data
 =================  ===========================================================
 """
 
@@ -57,7 +57,7 @@ class Flow:
 
     def __init__(self, stack: Stack, syn: bytes, mapped: bytes | None) -> None:
         self.stack = stack
-        self.syn: bytes | None = syn  # the frame, for an ICMP error to quote
+        self.syn: bytes | None = syn  # the beginning of the frame, for an ICMP error to quote
         self.mapped = mapped  # the mapped address, which stays taken as long as we live
         self.connection: Connection
         self.lease: Lease | None = None
@@ -84,9 +84,9 @@ class Flow:
 
     def closed(self, reset: bool, now: float) -> None:
         if self.lease is not None:
+            self.flush()  # a server can read what came before a reset, too
             if reset:
                 self.lease.reset()
-            self.flush()
             self.lease.release()
             self.lease = None
         self._unpark()
@@ -148,7 +148,7 @@ class Flow:
     def reset(self, code: int, now: float) -> None:
         self._remark(f"reset, code {code:#04x}")
         self.stack.count(f"reset-{code:#04x}")
-        self.connection.abort(now)
+        self.connection.reset(now)
 
     def _remark(self, said: str) -> None:
         """For the capture, if there is one: what the upstream has said."""

@@ -37,11 +37,13 @@ from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Upstreams
 from avne.netstack.verdict import Verdict
-from avne.netstack.wire import ip, split, tcp, udp
+from avne.netstack.wire import icmp, ip, split, tcp, udp
 from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
 CHALLENGES_PER_SECOND = 100  # RFC 5961 §7
+_OPENING = tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN  # the first alone opens a connection
+_IDLE_DEADLINES = 1024  # that may be left in the heap beyond two for each connection
 
 LogEvent = tuple[str, str, dict[str, Any]]  # level, event, fields
 
@@ -111,7 +113,7 @@ class Stack:
         key = datagram.src + datagram.dst + frame[datagram.payload : datagram.payload + 4]
         connection = self.connections.get(key)
         if connection is not None:
-            if segment.flags & tcp.SYN and self._replaces(connection, segment):
+            if segment.flags & _OPENING == tcp.SYN and self._replaces(connection, segment):
                 self._reopened = (key, connection.snd_nxt)
                 connection.close(True, now)
             else:
@@ -121,7 +123,7 @@ class Stack:
             return
         if addresses.is_multicast(datagram.dst):
             self.count("tcp-multicast")  # RFC 9293 §3.9.2.3: silently discarded (MUST-57)
-        elif segment.flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN:
+        elif segment.flags & _OPENING == tcp.SYN:
             self._syn(frame, datagram, segment, key, now)
         elif reset := arrives.answer_unknown(_template(frame, datagram), segment):
             self.packets.append((reset,))
@@ -159,7 +161,8 @@ class Stack:
         self, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float
     ) -> None:
         mapped = datagram.dst if addresses.is_mapped(datagram.dst) else None
-        flow = Flow(self, frame[: datagram.end], mapped)
+        # No more of it than an ICMP error quotes: it may carry 64 KiB.
+        flow = Flow(self, frame[: datagram.start + icmp.QUOTED], mapped)
         self.half_open += 1
         flow.connection = self._connection(flow, frame, datagram, syn, key, now)
         if mapped is not None:
@@ -328,6 +331,17 @@ class Stack:
             connection.scheduled = connection.deadline
             self._serial += 1
             heapq.heappush(self._deadlines, (connection.deadline, self._serial, connection))
+            if len(self._deadlines) > 2 * len(self.connections) + _IDLE_DEADLINES:
+                self._forget_old_deadlines()
+
+    def _forget_old_deadlines(self) -> None:
+        """Those of the dead, and those that others came before, would stay until their time: up to 135 s."""
+        latest = {entry[2]: entry for entry in self._deadlines if entry[0] == entry[2].scheduled}
+        for connection in [c for c in latest if c.deadline == INFINITE]:
+            connection.scheduled = INFINITE
+            del latest[connection]
+        self._deadlines[:] = latest.values()
+        heapq.heapify(self._deadlines)
 
     def challenge(self, now: float) -> bool:
         second = int(now)

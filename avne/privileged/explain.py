@@ -26,8 +26,20 @@ _PLAIN = {
         "Start avne as an ordinary user or as root; the setuid helper is the one that sudo avne setup makes.",
     ),
     "STDIO": (
-        "standard input, output or error is a network socket or a directory, a way around avne",
+        "standard input, output or error is no file, terminal, pipe or stream, but a way around avne",
         "Put a pipe between: SOURCE | avne run … | TARGET",
+    ),
+    "FIND": (
+        "a file or directory that was to be shown inside has gone, or was moved",
+        "Do --share, the working directory and HOME name what is there? Then try again.",
+    ),
+    "SHARE": (
+        "a file or directory cannot be shown inside",
+        "Does --share name a file, directory or socket that no other option hides or makes read-only?",
+    ),
+    "MOUNT_HOME": (
+        "the home directory cannot be covered by an overlay",
+        "Is no other file system mounted below it? Else leave --private-home and --profile out.",
     ),
     "FORK": ("no more processes can be started", "Look at ulimit -u, and end some."),
     "TUN_CONFIGURE": (
@@ -40,12 +52,16 @@ _PLAIN = {
     "DROP": ("the privileges could not be dropped for good, so nothing was started", _CONTAINER),
     "SEAL": ("the seccomp filter could not be set", "avne needs a kernel with CONFIG_SECCOMP_FILTER."),
     "GO": ("the environment did not understand what to run", "Fewer arguments or a smaller environment?"),
+    "TARGET": ("that process is not in the environment", "avne ps shows the environments, by name and id."),
 }
 _PLACES = {
     "MOUNT_PRIVATE": "the mounts cannot be made private",
     "MOUNT_PROC": "a new /proc cannot be mounted",
     "MOUNT_SYS": "a new /sys cannot be mounted",
-    "MOUNT_RUN": "/run and /dev/shm cannot be covered",
+    "MOUNT_RUN": "/run cannot be covered",
+    "MOUNT_TMP": "/tmp and /var/tmp cannot be covered",
+    "MASK": "what tells of the host in /proc, or a socket, cannot be covered",
+    "MOUNT_DEV": "a new /dev cannot be made",
     "MOUNT_ETC": "/etc cannot be covered by an overlay",
 }
 
@@ -60,6 +76,8 @@ def explain(stage: str, error: int, setuid: bool, program: str) -> AvneError:
         problem, cure = _no_user_namespace(error)
     elif stage == "TUN_OPEN":
         problem, cure = _no_tun(error)
+    elif stage == "ATTACH":
+        problem, cure = _not_attached(error)
     elif stage == "NAMESPACES":
         problem, cure = _no_namespaces(error)
     elif _apparmor_restricts() and not setuid and error in (errno.EPERM, errno.EACCES):
@@ -87,6 +105,17 @@ def _cannot_execute(error: int, program: str) -> AvneError:
     }
     cure = cures.get(error, "Is it a program for this machine? Try: file PROGRAM")
     return AvneError(f"{program}: {os.strerror(error)}", cure, EXIT_CANNOT_EXECUTE)
+
+
+def _not_attached(error: int) -> tuple[str, str]:
+    problem = "the environment does not take the program"
+    cures = {
+        errno.ESRCH: "It is ending; start another: avne run PROGRAM",
+        errno.EUSERS: "It has as many attached programs as it can: end one of them.",
+        errno.EPERM: "Only the user who started it can attach to it.",
+        errno.EOPNOTSUPP: "--raw needs one in a user namespace: avne run --helper rootless, not as root.",
+    }
+    return problem, cures.get(error, "Fewer arguments or a smaller environment?")
 
 
 def _another_version(setuid: bool) -> tuple[str, str]:

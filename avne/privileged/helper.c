@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/keyctl.h>
 #include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
@@ -44,13 +45,15 @@ enum { EXIT_MISUSED = 126 };  // not started by avne: there is nobody to tell
 // Not SECBIT_KEEP_CAPS_LOCKED: ping(8) sets that bit before it gives up capabilities that it has not
 // got, and would end; with every set empty there is nothing to keep.
 static const unsigned long locked_bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP
-    | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+    | SECBIT_NO_SETUID_FIXUP_LOCKED;
+static const unsigned long no_ambient = SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+static const uint64_t packets = 1ULL << CAP_NET_RAW;  // what a rootless init can give to attached programs
 
 static struct saved saved;
 
 // ---- the line to the supervisor ----------------------------------------------------------------
 
-void say(enum avne_type type, enum avne_stage stage, int value, int fd)
+void say_on(int line, int flags, enum avne_type type, enum avne_stage stage, int value, int fd)
 {
     struct avne_message message = {
         .magic = AVNE_MAGIC, .type = type, .layout = AVNE_LAYOUT, .stage = stage, .value = value};
@@ -69,8 +72,13 @@ void say(enum avne_type type, enum avne_stage stage, int value, int fd)
         rights.head.cmsg_len = CMSG_LEN(sizeof fd);
         memcpy(CMSG_DATA(&rights.head), &fd, sizeof fd);
     }
-    // A supervisor that is gone is found out by its end of file.
-    (void)sendmsg(LINE, &packet, MSG_NOSIGNAL);
+    // A peer that is gone is found out by its end of file.
+    (void)sendmsg(line, &packet, flags | MSG_NOSIGNAL);
+}
+
+void say(enum avne_type type, enum avne_stage stage, int value, int fd)
+{
+    say_on(LINE, 0, type, stage, value, fd);
 }
 
 _Noreturn void fail(enum avne_stage stage, int error)
@@ -85,29 +93,29 @@ void must(enum avne_stage stage, long result)
         fail(stage, errno);
 }
 
-/* The next message: 1, end of file: 0, something else: -1 with errno.  Without room for a
- * descriptor (`fd` null) a message that carries one is refused, and none is ever installed. */
-int hear(struct avne_message *message, int *fd)
+/* The next message: 1, end of file: 0, something else: -1 with errno.  Takes up to `room` descriptors
+ * that came with it, close-on-exec; a message that carries more is refused. */
+int hear_many(struct avne_message *message, int *fds, unsigned room, unsigned *count)
 {
     union {
         struct cmsghdr head;
-        char room[CMSG_SPACE(sizeof(int))];
+        char room[CMSG_SPACE(sizeof(int) * AVNE_MAX_PATHS)];
     } rights = {.room = {0}};
     struct iovec part = {message, sizeof *message};
-    struct msghdr packet = {.msg_iov = &part, .msg_iovlen = 1};
+    // Not CMSG_SPACE: that may have room for one more.
+    struct msghdr packet = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = rights.room,
+                            .msg_controllen = CMSG_LEN(sizeof *fds * room)};
     ssize_t size;
 
-    if (fd) {
-        *fd = -1;
-        packet.msg_control = rights.room;
-        packet.msg_controllen = CMSG_LEN(sizeof *fd);  // not CMSG_SPACE: that has room for two
-    }
+    *count = 0;
     do
         size = recvmsg(LINE, &packet, MSG_CMSG_CLOEXEC);
     while (size < 0 && errno == EINTR);
-    if (fd && packet.msg_controllen >= CMSG_LEN(sizeof *fd) && rights.head.cmsg_level == SOL_SOCKET
-        && rights.head.cmsg_type == SCM_RIGHTS)
-        memcpy(fd, CMSG_DATA(&rights.head), sizeof *fd);
+    if (packet.msg_controllen >= CMSG_LEN(sizeof *fds) && rights.head.cmsg_level == SOL_SOCKET
+        && rights.head.cmsg_type == SCM_RIGHTS) {
+        *count = (unsigned)((rights.head.cmsg_len - CMSG_LEN(0)) / sizeof *fds);
+        memcpy(fds, CMSG_DATA(&rights.head), *count * sizeof *fds);
+    }
     if (size <= 0)
         return (int)size;
     errno = EBADMSG;
@@ -117,6 +125,17 @@ int hear(struct avne_message *message, int *fd)
         return -1;
     errno = EPROTO;
     return message->layout == AVNE_LAYOUT ? 1 : -1;
+}
+
+/* The same with room for one; -1 where none came. */
+int hear(struct avne_message *message, int *fd)
+{
+    unsigned count;
+    int heard = hear_many(message, fd, 1, &count);
+
+    if (count == 0)
+        *fd = -1;
+    return heard;
 }
 
 // ---- start-up: nothing of the caller's stays ---------------------------------------------------
@@ -152,44 +171,42 @@ static void reset_process(int argc, char **argv)
     (void)personality(PER_LINUX);
 }
 
-/* The line must be a socket pair that this same user made: nobody else can speak to us. */
-static void check_line(void)
+/* A line must be a local socket whose other end this same user made: nobody else can speak to us. */
+int check_peer(int line)
 {
     struct ucred peer;
     int domain, type;
     socklen_t size = sizeof domain;
 
-    if (getsockopt(LINE, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 || domain != AF_UNIX)
-        _exit(EXIT_MISUSED);
+    if (getsockopt(line, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 || domain != AF_UNIX)
+        return -1;
     size = sizeof type;
-    if (getsockopt(LINE, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_SEQPACKET)
-        _exit(EXIT_MISUSED);
+    if (getsockopt(line, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_SEQPACKET)
+        return -1;
     size = sizeof peer;
-    if (getsockopt(LINE, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != getuid())
-        _exit(EXIT_MISUSED);
+    if (getsockopt(line, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != getuid())
+        return -1;
+    return 0;
 }
 
-/* A socket keeps the network namespace it was made in: none may come in as standard input, output
- * or error, but a local one (ssh and systemd give such).  A directory would be a way around /run. */
+/* A socket keeps the network namespace it was made in, a local one can bring in descriptors of others,
+ * and a directory is a way around the mounts: none may be standard input, output or error.  0, or an errno. */
+int way_around(int fd)
+{
+    struct stat status;
+
+    if (fstat(fd, &status) < 0)
+        return errno;
+    return S_ISREG(status.st_mode) || S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode)
+        || S_ISFIFO(status.st_mode) ? 0 : EINVAL;
+}
+
 static void check_standard_descriptors(void)
 {
     for (int fd = 0; fd < LINE; fd++) {
-        struct stat status;
-        int domain;
-        socklen_t size = sizeof domain;
-
-        must(AVNE_STAGE_STDIO, fstat(fd, &status));
-        switch (status.st_mode & S_IFMT) {
-        case S_IFREG: case S_IFCHR: case S_IFBLK: case S_IFIFO:
-            break;
-        case S_IFSOCK:
-            must(AVNE_STAGE_STDIO, getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size));
-            if (domain == AF_UNIX)
-                break;
-            // fall through
-        default:
-            fail(AVNE_STAGE_STDIO, EINVAL);
-        }
+        int error = way_around(fd);
+        if (error)
+            fail(AVNE_STAGE_STDIO, error);
     }
 }
 
@@ -202,13 +219,32 @@ static void get_capabilities(struct __user_cap_data_struct data[2])
     must(AVNE_STAGE_IDENTITY, syscall(SYS_capget, &head, data));
 }
 
-static long set_capabilities(uint64_t capabilities)
+/* `held` are also inheritable, and not in force. */
+static long set_capabilities(uint64_t in_force, uint64_t held)
 {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
-    uint32_t low = (uint32_t)capabilities, high = (uint32_t)(capabilities >> 32);
-    struct __user_cap_data_struct data[2] = {{low, low, 0}, {high, high, 0}};
+    struct __user_cap_data_struct data[2];
 
+    for (int i = 0; i < 2; i++)
+        data[i] = (struct __user_cap_data_struct){(uint32_t)(in_force >> 32 * i),
+                                                  (uint32_t)((in_force | held) >> 32 * i),
+                                                  (uint32_t)(held >> 32 * i)};
     return syscall(SYS_capset, &head, data);
+}
+
+bool can_give_packets(void)
+{
+    struct __user_cap_data_struct held[2];
+
+    get_capabilities(held);
+    return held[0].permitted == packets;
+}
+
+int take_capabilities(bool raw)
+{
+    if (set_capabilities(0, raw ? packets : 0) < 0)
+        return -1;
+    return raw ? prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_RAW, 0, 0) : 0;
 }
 
 /* Files are reached with the caller's rights.  setfsuid(2) cannot report an error: ask again. */
@@ -259,19 +295,29 @@ static enum mode identify(void)
     return ROOTLESS;
 }
 
-/* From here on this process and all that come of it can hold at most what the work needs, and
- * an exec gives nothing, whatever the file and the user. */
-static void keep_two_capabilities(void)
+static unsigned long bits_of(enum mode mode)
 {
+    return mode == ROOTLESS ? locked_bits : locked_bits | no_ambient;
+}
+
+/* From here on this process and all that come of it can hold at most what the work needs, and
+ * an exec gives nothing, whatever the file and the user.  An overlay over the home directory works in a
+ * directory of mode 0: but for that, CAP_DAC_OVERRIDE is not kept, and in setuid mode never.  In a user
+ * namespace of our own also CAP_NET_RAW over its network, for those who are to watch it. */
+static void keep_capabilities(enum mode mode, uint32_t flags)
+{
+    const uint32_t wanted = 1U << CAP_SYS_ADMIN | 1U << CAP_NET_ADMIN
+        | (mode != SETUID && flags & AVNE_OWN_HOME ? 1U << CAP_DAC_OVERRIDE : 0);
     struct __user_cap_data_struct held[2];
 
     must(AVNE_STAGE_DROP, prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
+    get_capabilities(held);
+    must(AVNE_STAGE_DROP, set_capabilities(held[0].permitted | (uint64_t)held[1].permitted << 32,
+                                           mode == ROOTLESS ? packets : 0));
     for (unsigned long number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
         must(AVNE_STAGE_DROP, prctl(PR_CAPBSET_DROP, number, 0, 0, 0));
-    must(AVNE_STAGE_DROP, prctl(PR_SET_SECUREBITS, locked_bits, 0, 0, 0));
-    get_capabilities(held);
-    must(AVNE_STAGE_DROP,
-         set_capabilities(held[0].permitted & (1U << CAP_SYS_ADMIN | 1U << CAP_NET_ADMIN)));
+    must(AVNE_STAGE_DROP, prctl(PR_SET_SECUREBITS, bits_of(mode), 0, 0, 0));
+    must(AVNE_STAGE_DROP, set_capabilities(held[0].permitted & wanted, mode == ROOTLESS ? packets : 0));
 }
 
 // ---- namespaces --------------------------------------------------------------------------------
@@ -300,7 +346,7 @@ static void write_map(const char *path, unsigned id)
     must(AVNE_STAGE_ID_MAP, write_file(AT_FDCWD, path, 0, text));
 }
 
-static void unshare_everything(enum mode mode)
+static void unshare_everything(enum mode mode, uint32_t flags)
 {
     static const int spaces =
         CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
@@ -320,13 +366,13 @@ static void unshare_everything(enum mode mode)
     write_map("/proc/self/uid_map", uid);
     write_map("/proc/self/gid_map", gid);
     must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));  // the maps are the owner's to write: not earlier
-    keep_two_capabilities();
+    keep_capabilities(mode, flags);
 }
 
 
 // ---- no way back -------------------------------------------------------------------------------
 
-static bool has_nothing(uid_t uid, gid_t gid)
+static bool has_nothing(uid_t uid, gid_t gid, enum mode mode, uint64_t kept)
 {
     struct __user_cap_data_struct held[2];
     uid_t u[3];
@@ -339,25 +385,27 @@ static bool has_nothing(uid_t uid, gid_t gid)
             return false;
     get_capabilities(held);
     for (int i = 0; i < 2; i++)
-        if (held[i].effective | held[i].permitted | held[i].inheritable)
+        if (held[i].effective || held[i].permitted != (uint32_t)(kept >> 32 * i)
+            || held[i].inheritable != held[i].permitted)
             return false;
     for (unsigned long number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
         if (prctl(PR_CAPBSET_READ, number, 0, 0, 0) != 0)
             return false;
     return (uid_t)setfsuid((uid_t)-1) == uid && (gid_t)setfsgid((gid_t)-1) == gid
         && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0
-        && (unsigned long)prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) == locked_bits;
+        && (unsigned long)prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) == bits_of(mode);
 }
 
 /* Tries what only privilege can do.  Each success is a failure. */
 static bool can_regain(uid_t uid)
 {
     return (uid != 0 && (setresuid((uid_t)-1, 0, (uid_t)-1) == 0 || setresuid(0, 0, 0) == 0))
-        || set_capabilities(1U << CAP_SYS_ADMIN) == 0 || set_capabilities(1U << CAP_SETUID) == 0
+        || set_capabilities(1U << CAP_SYS_ADMIN, 0) == 0 || set_capabilities(1U << CAP_SETUID, 0) == 0
         || unshare(CLONE_NEWNS) == 0 || sethostname("regained", 8) == 0;
 }
 
-static void drop_privileges(void)
+/* All of them, for good; but `kept`, which is not in force. */
+static void drop_privileges(enum mode mode, uint64_t kept)
 {
     const uid_t uid = getuid();
     const gid_t gid = getgid();
@@ -365,38 +413,48 @@ static void drop_privileges(void)
     // The supplementary groups stay: a group can also take rights away.
     must(AVNE_STAGE_DROP, setresgid(gid, gid, gid));
     must(AVNE_STAGE_DROP, setresuid(uid, uid, uid));
-    must(AVNE_STAGE_DROP, set_capabilities(0));
+    must(AVNE_STAGE_DROP, set_capabilities(0, kept));
     // Both are reset by a change of credentials: only now.
     must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
     must(AVNE_STAGE_DROP, prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
-    if (!has_nothing(uid, gid) || can_regain(uid))
+    if (!has_nothing(uid, gid, mode, kept) || can_regain(uid))
         fail(AVNE_STAGE_DROP, EPERM);
 }
 
 
+/* The caller's session keyring holds keys of its logins and of its network file systems. */
+static void join_new_keyring(void)
+{
+    if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS)
+        fail(AVNE_STAGE_SEAL, errno);
+}
+
 // ---- two processes come of it ------------------------------------------------------------------
 
-static _Noreturn void environment(enum mode mode)
+static _Noreturn void environment(enum mode mode, struct wishes *wishes)
 {
     int tun;
 
     must(AVNE_STAGE_MOUNT_PRIVATE, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+    find_again(wishes);
     tun = make_tun(mode);
     make_network();
-    make_view(mode);
+    make_view(mode, wishes);
     must(AVNE_STAGE_DROP, chdir("/"));
-    drop_privileges();
-    seal();
+    drop_privileges(mode, mode == ROOTLESS ? packets : 0);
+    join_new_keyring();
+    seal(wishes);
+    forget_paths(wishes);
     say(AVNE_TUN, 0, 0, tun);
     (void)close(tun);  // the netstack's death is now the device's
     serve(&saved);
 }
 
 /* Outside: dies with the supervisor, and pid 1 dies with it. */
-static _Noreturn void guard(pid_t init)
+static _Noreturn void guard(enum mode mode, pid_t init)
 {
-    drop_privileges();
-    (void)close(LINE);
+    drop_privileges(mode, 0);
+    (void)close_range(LINE, ~0U, 0);
     (void)!chdir("/");
     while (waitpid(init, NULL, 0) < 0 && errno == EINTR)
         ;
@@ -405,34 +463,37 @@ static _Noreturn void guard(pid_t init)
 
 int main(int argc, char **argv)
 {
+    static struct wishes wishes;
     struct avne_message request = {0};
     enum mode mode;
     sigset_t all;
     pid_t init;
+    unsigned count;
     int heard;
 
     reset_process(argc, argv);                                          // 1
-    check_line();                                                       // 2
+    if (check_peer(LINE) < 0)                                           // 2
+        _exit(EXIT_MISUSED);
     check_standard_descriptors();                                       // 3
     mode = identify();                                                  // 4
-    if (mode != ROOTLESS) {                                             // 5
+    if (mode != ROOTLESS)
         must(AVNE_STAGE_DROP, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
-        keep_two_capabilities();
-    }
-    heard = hear(&request, NULL);                                       // 6
+    heard = hear_many(&request, wishes.paths, AVNE_MAX_PATHS, &count);  // 5
     if (heard == 0)
         _exit(0);
-    if (heard < 0 || request.type != AVNE_REQUEST)
+    if (heard < 0 || !read_wishes(&wishes, &request, count, mode))
         fail(AVNE_STAGE_REQUEST, heard < 0 ? errno : EBADMSG);
+    if (mode != ROOTLESS)
+        keep_capabilities(mode, wishes.flags);                          // 6
     if (!getcwd(saved.cwd, sizeof saved.cwd))
         saved.cwd[0] = '\0';
-    unshare_everything(mode);                                           // 7
+    unshare_everything(mode, wishes.flags);                             // 7
     // What the terminal sends to all of its process group is for the program, not for these two.
     (void)sigfillset(&all);
     must(AVNE_STAGE_FORK, sigprocmask(SIG_SETMASK, &all, NULL));        // 8
     init = fork();
     must(AVNE_STAGE_FORK, init);
     if (init == 0)
-        environment(mode);                                              // 9–16
-    guard(init);                                                        // 17
+        environment(mode, &wishes);                                     // 9–17
+    guard(mode, init);                                                  // 18
 }

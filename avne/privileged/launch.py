@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -21,13 +22,14 @@ from avne.errors import AvneError
 from avne.spawn import spawn
 
 MAGIC: Final = 0x656E7661
-REQUEST, TUN, GO, STARTED, SIGNAL, EXITED, END, FAILED = range(1, 9)
+REQUEST, TUN, GO, STARTED, SIGNAL, EXITED, END, FAILED, ATTACH, TERMINAL = range(1, 11)
 MESSAGE: Final = struct.Struct("=IIQIiQQII")  # magic type layout stage value ignored blocked argc envc
 
 STAGES: Final = (
     "REQUEST", "STDIO", "IDENTITY", "USER_NAMESPACE", "ID_MAP", "NAMESPACES", "FORK", "MOUNT_PRIVATE",
-    "TUN_OPEN", "TUN_CONFIGURE", "ADDRESSES", "ROUTES", "MOUNT_PROC", "MOUNT_SYS", "MOUNT_RUN",
-    "MOUNT_ETC", "HOSTNAME", "DROP", "SEAL", "GO", "EXEC",
+    "FIND", "TUN_OPEN", "TUN_CONFIGURE", "ADDRESSES", "ROUTES", "MOUNT_PROC", "MOUNT_SYS", "MOUNT_RUN",
+    "MOUNT_TMP", "MOUNT_ETC", "MASK", "MOUNT_HOME", "MOUNT_DEV", "SHARE", "HOSTNAME", "DROP",
+    "SEAL", "GO", "EXEC", "ATTACH", "TARGET",
 )  # fmt: skip
 # Where the setuid helper has rights that an ordinary user lacks.
 _RIGHTS: Final = frozenset(STAGES[STAGES.index("USER_NAMESPACE") : STAGES.index("DROP")])
@@ -37,6 +39,50 @@ INSTALLED: Final = "/usr/local/libexec/avne/avne-helper"
 
 _LINE: Final = 3
 _END_BOUND: Final = 5.0
+_SCM_CREDENTIALS: Final = 2  # <bits/socket.h>
+_INT: Final = struct.Struct("=i")
+_UCRED: Final = struct.Struct("=iII")  # pid uid gid
+_ANCILLARY: Final = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_LEN(_INT.size)
+
+
+STRICT, OWN_HOME, KEPT_HOME = 1, 2, 4
+MAX_SHARES, MAX_PATHS = 64, 250
+
+
+class Share(NamedTuple):
+    """A file, directory or socket that is to be seen inside where it is; `fd` is of the kind O_PATH.
+
+    `opened`: the sockets that it is, or that are made in it, may be reached.
+    """
+
+    fd: int
+    read_only: bool = False
+    opened: bool = False
+
+
+class Request(NamedTuple):
+    """What an environment is to be beyond the constants; every descriptor is O_PATH, and the caller's.
+
+    `homes`: the home directory that is to be covered, and, to keep what is written to it, the
+    overlay's upper and work directory.  `masks`: sockets to be hidden.
+    """
+
+    strict: bool = False
+    homes: tuple[int, ...] = ()
+    shares: tuple[Share, ...] = ()
+    masks: tuple[int, ...] = ()
+
+    @property
+    def flags(self) -> int:
+        home = (0, OWN_HOME, 0, OWN_HOME | KEPT_HOME)[len(self.homes)]
+        return (STRICT if self.strict else 0) | home
+
+    @property
+    def fds(self) -> list[int]:
+        return [*self.homes, *(share.fd for share in self.shares), *self.masks]
+
+
+NOTHING_MORE: Final = Request()
 
 
 class Tun(NamedTuple):
@@ -119,22 +165,36 @@ def another_may_work(stage: str) -> bool:
     return stage in _RIGHTS
 
 
+def write_strings(strings: list[str]) -> int:
+    """A new memfd that holds them, each with a NUL behind it; the descriptor is the caller's to close."""
+    memory = os.memfd_create("avne-strings", os.MFD_CLOEXEC)
+    with open(memory, "wb", closefd=False) as file:
+        file.writelines(os.fsencode(string) + b"\0" for string in strings)
+    return memory
+
+
 class Environment:
     """One helper, and later the environment it has made.
 
-    `pid` is the helper's, a child of ours; `setuid` says which kind it is; `fileno()` is to be
-    polled for reading.  Raises `AvneError` where the helper cannot be started.
+    `pid` is the helper's, a child of ours, and `init` that of the environment's pid 1, once it has
+    sent the tun; `setuid` says which kind it is; `fileno()` is to be polled for reading.  `stdio`: what the
+    program gets as standard input, output and error (child's number → ours) where that is not what
+    we have.  Raises `AvneError` where the helper cannot be started.
     """
 
-    __slots__ = ("_layout", "_line", "pid", "setuid")
+    __slots__ = ("_layout", "_line", "init", "pid", "setuid")
 
-    def __init__(self, helper: str) -> None:
+    def __init__(
+        self, helper: str, request: Request = NOTHING_MORE, stdio: Mapping[int, int] | None = None
+    ) -> None:
         self._layout = layout()
         self.setuid = helper == INSTALLED
+        self.init = 0
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._line.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
             try:
-                self.pid = spawn([helper], {_LINE: theirs.fileno()}, {}, session=False)
+                self.pid = spawn([helper], {**(stdio or {}), _LINE: theirs.fileno()}, {}, session=False)
             except OSError as error:
                 self._line.close()
                 raise AvneError(
@@ -142,7 +202,7 @@ class Environment:
                     "Reinstall avne (pip install --force-reinstall avne); if the file system of the "
                     "helper is mounted noexec, install it elsewhere.",
                 ) from error
-        self._send(REQUEST)
+        self._request(request)
 
     def fileno(self) -> int:
         return self._line.fileno()
@@ -152,9 +212,12 @@ class Environment:
         while True:
             # A helper that failed before it read our REQUEST resets the line; what it said comes next.
             with suppress(ConnectionResetError):
-                data, fds, _, _ = socket.recv_fds(self._line, MESSAGE.size + 1, 1, socket.MSG_CMSG_CLOEXEC)
+                data, rights, _, _ = self._line.recvmsg(MESSAGE.size + 1, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
                 break
+        fds = [_INT.unpack(found)[0] for _, kind, found in rights if kind == socket.SCM_RIGHTS]
         event = self._parse(data, fds)
+        if isinstance(event, Tun):
+            self.init = next(_UCRED.unpack(found)[0] for _, kind, found in rights if kind == _SCM_CREDENTIALS)
         if not isinstance(event, Tun):
             for fd in fds:
                 os.close(fd)
@@ -178,14 +241,20 @@ class Environment:
             return Failed(STAGES[stage], value)
         return Failed("REQUEST", errno.EBADMSG)
 
+    def _request(self, request: Request) -> None:
+        read_only = opened = 0
+        for number, share in enumerate(request.shares):
+            read_only |= share.read_only << number
+            opened |= share.opened << number
+        self._send(
+            REQUEST, *request.fds, value=request.flags, ignored=read_only, blocked=opened,
+            argc=len(request.shares), envc=len(request.masks),
+        )  # fmt: skip
+
     def go(self, argv: list[str], env: dict[str, str], ignored: int, blocked: int) -> None:
         """Start the program: looked up in the PATH of `env`; signal sets are masks, bit n-1 for n."""
-        strings = [os.fsencode(word) for word in argv]
-        strings += [os.fsencode(f"{name}={value}") for name, value in env.items()]
-        memory = os.memfd_create("avne-go", os.MFD_CLOEXEC)
+        memory = write_strings([*argv, *(f"{name}={value}" for name, value in env.items())])
         try:
-            with open(memory, "wb", closefd=False) as file:
-                file.writelines(string + b"\0" for string in strings)
             self._send(GO, memory, ignored=ignored, blocked=blocked, argc=len(argv), envc=len(env))
         finally:
             os.close(memory)
@@ -194,18 +263,27 @@ class Environment:
         """Send the program a signal; nothing happens where it has ended."""
         self._send(SIGNAL, value=number)
 
+    def attach(self, connection: int) -> None:
+        """Hand in the descriptor of a connection with somebody who wants to attach a program.
+
+        Does not wait: the connection is dropped where init is too busy to take it.
+        """
+        data = MESSAGE.pack(MAGIC, ATTACH, self._layout, 0, 0, 0, 0, 0, 0)
+        with suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
+            socket.send_fds(self._line, [data], [connection], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+
     def end(self) -> None:
         """Ask for the end of the environment; `Gone` follows, and `close` is still needed."""
         self._send(END)
 
     def _send(
-        self, kind: int, fd: int = -1, *, value: int = 0, ignored: int = 0, blocked: int = 0,
+        self, kind: int, *fds: int, value: int = 0, ignored: int = 0, blocked: int = 0,
         argc: int = 0, envc: int = 0,
     ) -> None:  # fmt: skip
         data = MESSAGE.pack(MAGIC, kind, self._layout, 0, value, ignored, blocked, argc, envc)
         # A helper that is gone is found out by its end of file.
         with suppress(BrokenPipeError, ConnectionResetError):
-            socket.send_fds(self._line, [data], [fd] if fd >= 0 else [], socket.MSG_NOSIGNAL)
+            socket.send_fds(self._line, [data], fds, socket.MSG_NOSIGNAL)
 
     def close(self) -> None:
         """End the environment and take in the helper: afterwards nothing of it is left.

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { QUIET = MS_NOSUID | MS_NODEV };
@@ -25,10 +26,41 @@ struct place {
 static const struct place places[] = {
     {"/proc", "proc", NULL, QUIET | MS_NOEXEC, AVNE_STAGE_MOUNT_PROC, false},
     {"/sys", "sysfs", NULL, QUIET | MS_NOEXEC | MS_RDONLY, AVNE_STAGE_MOUNT_SYS, false},
+    // Serial numbers and the maker's name of the machine.
+    {"/sys/class/dmi", "tmpfs", "mode=0555", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_SYS, true},
+    {"/sys/devices/virtual/dmi", "tmpfs", "mode=0555", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_SYS, true},
+    {"/sys/firmware", "tmpfs", "mode=0555", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_SYS, true},
     {"/run", "tmpfs", "mode=0755", QUIET, AVNE_STAGE_MOUNT_RUN, false},
     {"/var/run", "tmpfs", "mode=0755", QUIET, AVNE_STAGE_MOUNT_RUN, true},
-    {"/dev/shm", "tmpfs", "mode=1777", QUIET, AVNE_STAGE_MOUNT_RUN, true},
+    // Here sssd has its sockets.
+    {"/var/lib/sss", "tmpfs", "mode=0555", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_RUN, true},
+    {"/tmp", "tmpfs", "mode=1777", QUIET, AVNE_STAGE_MOUNT_TMP, true},
+    {"/var/tmp", "tmpfs", "mode=1777", QUIET, AVNE_STAGE_MOUNT_TMP, true},
 };
+
+// A whole directory, as its one file could be uncovered by a rename(2) on the host.
+static const struct place dbus = {
+    "/var/lib/dbus", "tmpfs", "mode=0755", QUIET, AVNE_STAGE_MOUNT_RUN, true};
+static const struct place scratch_place = {
+    "/run", "tmpfs", "mode=0755", QUIET, AVNE_STAGE_MOUNT_ETC, false};
+static const struct place etc = {
+    "/etc", "overlay", "lowerdir=/run/etc:/etc", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_ETC, false};
+static const struct place dev = {
+    "/run", "tmpfs", "mode=0755", MS_NOSUID | MS_NOEXEC, AVNE_STAGE_MOUNT_DEV, false};
+static const struct place in_dev[] = {
+    {"/run/pts", "devpts", "newinstance,ptmxmode=0666,mode=0600", MS_NOSUID | MS_NOEXEC, AVNE_STAGE_MOUNT_DEV,
+     false},
+    {"/run/shm", "tmpfs", "mode=1777", QUIET, AVNE_STAGE_MOUNT_DEV, false},
+};
+static const char *const nodes[] = {"null", "zero", "full", "random", "urandom", "tty"};
+static const struct { const char *name, *target; } dev_links[] = {
+    {"ptmx", "pts/ptmx"}, {"fd", "/proc/self/fd"}, {"stdin", "fd/0"}, {"stdout", "fd/1"}, {"stderr", "fd/2"}};
+
+// Keys and moments of the host; the last two are for root only.
+static const char *const secrets[] = {
+    "/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/sched_debug", "/proc/kcore"};
+static const char boot_id[] = "00000000-0000-4000-8000-000000000001\n";
+static const char machine_id[] = "00000000000000000000000000000001\n";
 
 // Where uid 0 may write without any capability, and change the host.
 static const char *const roots_own[] = {"/proc/sys", "/proc/sysrq-trigger"};
@@ -43,17 +75,18 @@ static const struct { const char *name, *text; } neutral[] = {
                       "netgroup: files\n"},
     {"hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"},
     {"hostname", "localhost\n"},
-    {"machine-id", "00000000000000000000000000000001\n"},
+    {"machine-id", machine_id},
 };
 
-/* Mounts on the directory that `target` itself is, whatever the name may come to mean meanwhile. */
+/* Mounts on the directory that `target` itself is, whatever the name may come to mean meanwhile.
+ * 1 where there is none, and may be none. */
 static int mount_on(const struct place *place)
 {
     char path[32];
     int result, error, fd = open(place->target, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
     if (fd < 0)
-        return place->may_lack && (errno == ENOENT || errno == ENOTDIR) ? 0 : -1;
+        return place->may_lack && (errno == ENOENT || errno == ENOTDIR) ? 1 : -1;
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     result = mount(place->type, path, place->type, place->flags, place->options);
     if (result < 0 && errno == EPERM && place->stage == AVNE_STAGE_MOUNT_SYS)
@@ -87,24 +120,104 @@ static void make_read_only(const char *path)
          mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOEXEC | QUIET, NULL));
 }
 
-/* A read-only overlay: ours above the host's.  Not binds: a rename(2) on the host peels those off. */
-static void mount_etc(void)
+static int open_path(const char *path, int flags)
 {
-    static const struct place scratch = {
-        "/run", "tmpfs", "mode=0755,size=64k", QUIET, AVNE_STAGE_MOUNT_ETC, false};
-    static const struct place etc = {
-        "/etc", "overlay", "lowerdir=/run:/etc", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_ETC, false};
+    return open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC | flags);
+}
+
+/* A directory of memory on /run, for what is to be mounted elsewhere: it ends with make_view(). */
+static int mount_scratch(void)
+{
     int directory;
 
-    must(AVNE_STAGE_MOUNT_ETC, mount_on(&scratch));
-    directory = open("/run", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    must(AVNE_STAGE_MOUNT_ETC, mount_on(&scratch_place));
+    directory = open_path("/run", O_DIRECTORY);
     must(AVNE_STAGE_MOUNT_ETC, directory);
+    return directory;
+}
+
+/* A read-only overlay: ours above the host's.  Not binds: a rename(2) on the host peels those off. */
+static void mount_etc(int scratch)
+{
+    int ours;
+
+    must(AVNE_STAGE_MOUNT_ETC, mkdirat(scratch, "etc", 0755));
+    ours = openat(scratch, "etc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    must(AVNE_STAGE_MOUNT_ETC, ours);
     for (size_t i = 0; i < sizeof neutral / sizeof *neutral; i++)
-        must(AVNE_STAGE_MOUNT_ETC,
-             write_file(directory, neutral[i].name, O_CREAT | O_EXCL, neutral[i].text));
-    (void)close(directory);
+        must(AVNE_STAGE_MOUNT_ETC, write_file(ours, neutral[i].name, O_CREAT | O_EXCL, neutral[i].text));
+    (void)close(ours);
     must(AVNE_STAGE_MOUNT_ETC, mount_on(&etc));
-    must(AVNE_STAGE_MOUNT_ETC, umount2("/run", MNT_DETACH | UMOUNT_NOFOLLOW));  // the overlay has it still
+    if (mount_on(&dbus) == 0)
+        must(AVNE_STAGE_MOUNT_ETC, write_file(AT_FDCWD, "/var/lib/dbus/machine-id", O_CREAT | O_EXCL, machine_id));
+}
+
+/* Puts a file of ours over one of /proc, where the kernel has that. */
+static void mask_file(int scratch, const char *ours, const char *path)
+{
+    int source = openat(scratch, ours, O_PATH | O_CLOEXEC), target = open_path(path, 0);
+
+    must(AVNE_STAGE_MASK, source);
+    if (target >= 0)
+        must(AVNE_STAGE_MASK, bind_fd(source, target));
+    (void)close(source);
+    (void)close(target);
+}
+
+static void mask(int scratch, const struct wishes *wishes)
+{
+    int dead;
+
+    must(AVNE_STAGE_MASK, write_file(scratch, "empty", O_CREAT | O_EXCL, ""));
+    must(AVNE_STAGE_MASK, write_file(scratch, "boot_id", O_CREAT | O_EXCL, boot_id));
+    must(AVNE_STAGE_MASK, mknodat(scratch, "socket", S_IFSOCK | 0666, 0));
+    for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++)
+        mask_file(scratch, "empty", secrets[i]);
+    mask_file(scratch, "boot_id", "/proc/sys/kernel/random/boot_id");
+    dead = openat(scratch, "socket", O_PATH | O_CLOEXEC);
+    must(AVNE_STAGE_MASK, dead);
+    mask_sockets(wishes, dead);
+    (void)close(dead);
+}
+
+static void make_node(int directory, const char *name, int source)
+{
+    int target;
+
+    must(AVNE_STAGE_MOUNT_DEV, source);
+    must(AVNE_STAGE_MOUNT_DEV, mknodat(directory, name, S_IFREG | 0600, 0));
+    target = openat(directory, name, O_PATH | O_CLOEXEC);
+    must(AVNE_STAGE_MOUNT_DEV, target);
+    must(AVNE_STAGE_MOUNT_DEV, bind_fd(source, target));
+    (void)close(target);
+}
+
+/* A /dev of six devices that are good for nothing but themselves, and new terminals.  The one that the
+ * caller is at has the name /dev/console, so that ttyname(3) finds it. */
+static void mount_dev(const struct wishes *wishes)
+{
+    char path[32];
+    int directory;
+
+    must(AVNE_STAGE_MOUNT_DEV, mount_on(&dev));
+    directory = open_path("/run", O_DIRECTORY);
+    must(AVNE_STAGE_MOUNT_DEV, directory);
+    for (size_t i = 0; i < sizeof nodes / sizeof *nodes; i++) {
+        (void)snprintf(path, sizeof path, "/dev/%s", nodes[i]);
+        const int source = open_path(path, 0);
+        make_node(directory, nodes[i], source);
+        (void)close(source);
+    }
+    if (wishes->terminal >= 0)
+        make_node(directory, "console", wishes->terminal);
+    for (size_t i = 0; i < sizeof dev_links / sizeof *dev_links; i++)
+        must(AVNE_STAGE_MOUNT_DEV, symlinkat(dev_links[i].target, directory, dev_links[i].name));
+    for (size_t i = 0; i < sizeof in_dev / sizeof *in_dev; i++) {
+        must(AVNE_STAGE_MOUNT_DEV, mkdir(in_dev[i].target, 0755));
+        must(AVNE_STAGE_MOUNT_DEV, mount_on(&in_dev[i]));
+    }
+    (void)close(directory);
+    must(AVNE_STAGE_MOUNT_DEV, mount("/run", "/dev", NULL, MS_MOVE, NULL));
 }
 
 /* Files whose mode or capabilities would give rights are like any other in here.  no_new_privs alone
@@ -116,9 +229,10 @@ static void ignore_file_privileges(void)
     (void)mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, &no_privileges, sizeof no_privileges);  // Linux 5.12
 }
 
-void make_view(enum mode mode)
+void make_view(enum mode mode, const struct wishes *wishes)
 {
     static const char name[] = "localhost", domain[] = "(none)";
+    int scratch;
 
     ignore_file_privileges();
     for (size_t i = 0; i < sizeof places / sizeof *places; i++)
@@ -127,7 +241,14 @@ void make_view(enum mode mode)
     if (mode == ROOT)
         for (size_t i = 0; i < sizeof roots_own / sizeof *roots_own; i++)
             make_read_only(roots_own[i]);
-    mount_etc();
+    scratch = mount_scratch();
+    mount_etc(scratch);
+    mask(scratch, wishes);
+    cover_home(wishes, scratch, mode);
+    (void)close(scratch);
+    must(AVNE_STAGE_MOUNT_ETC, umount2("/run", MNT_DETACH | UMOUNT_NOFOLLOW));  // what is mounted has it still
+    mount_dev(wishes);
+    show_shares(wishes);
     must(AVNE_STAGE_HOSTNAME, sethostname(name, sizeof name - 1));
     must(AVNE_STAGE_HOSTNAME, setdomainname(domain, sizeof domain - 1));
 }

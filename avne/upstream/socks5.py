@@ -75,7 +75,7 @@ def connect(spec: UpstreamSpec, timeout: float) -> socket.socket:
     try:
         if isinstance(spec.address, tuple):
             sock = _connect_tcp(spec.address, timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _tune(sock)
             return sock
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -87,6 +87,12 @@ def connect(spec: UpstreamSpec, timeout: float) -> socket.socket:
         return sock
     except OSError as error:
         raise OpenError(Code.UPSTREAM_DOWN, _reason(error)) from None
+
+
+def _tune(sock: socket.socket) -> None:
+    """A program's writes are passed on as they come, and urgent data in its place (RFC 6093 §5)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def _connect_tcp(address: tuple[str, int], timeout: float) -> socket.socket:
@@ -169,7 +175,7 @@ def _connecting(family: int, target: str | tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         if family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _tune(sock)
         sock.connect(target)
     except OSError as error:
         if error.errno != errno.EINPROGRESS:  # EAGAIN is a unix socket's full backlog

@@ -3,7 +3,7 @@
 
 * The reply is what connect(2) said: refused 05, host unreachable (and unknown names) 04, network
   unreachable 03, not allowed 02, timeout 06 after `timeout` seconds.
-* Bytes go both ways by splice(2).  A direction that ends is passed on alone (half-close), and RST
+* Bytes go both ways (splicing.py).  A direction that ends is passed on alone (half-close), and RST
   as RST.  A unix socket cannot carry RST: a test of that uses the TCP listener.
 * Names are looked up in the zone itself.
 
@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import ipaddress
 import json
 import os
-import select
 import socket
 import struct
 import sys
@@ -31,10 +29,10 @@ from typing import Any
 
 from tests.bed import places
 from tests.bed.namespaces import network_of
+from tests.bed.splicing import Relay
 from tests.bed.tornet.socks_client import receive_exactly
 from tests.bed.tornet.zone import Zone, reverse_address
 
-PIPE = 1 << 20
 REPLY = {
     errno.ECONNREFUSED: 5,
     errno.EHOSTUNREACH: 4,
@@ -49,79 +47,6 @@ class Refused(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
-
-
-class Direction:
-    """Bytes on their way from one socket to the other, held by a pipe."""
-
-    def __init__(self, source: socket.socket, target: socket.socket) -> None:
-        self.source, self.target = source, target
-        self.read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
-        fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE)
-        self.held = 0
-        self.total = 0
-        self.ended = False  # the source has said all
-        self.finished = False  # and the target knows
-
-    def move(self) -> None:
-        """As much as goes without waiting; OSError when a connection is gone."""
-        if not self.held and not self.ended:
-            with contextlib.suppress(BlockingIOError):
-                self.held = self._splice(self.source.fileno(), self.write_end, PIPE)
-                self.total += self.held
-                self.ended = self.held == 0
-        if self.held:
-            with contextlib.suppress(BlockingIOError):
-                self.held -= self._splice(self.read_end, self.target.fileno(), self.held)
-        if self.ended and not self.held and not self.finished:
-            self.finished = True
-            with contextlib.suppress(OSError):
-                self.target.shutdown(socket.SHUT_WR)
-
-    @staticmethod
-    def _splice(source: int, target: int, size: int) -> int:
-        return os.splice(source, target, size, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
-
-    def close(self) -> None:
-        os.close(self.read_end)
-        os.close(self.write_end)
-
-
-def relay(near: socket.socket, far: socket.socket) -> tuple[int, int]:
-    """Until both directions ended or one connection was reset; gives the bytes up and down."""
-    up, down = Direction(near, far), Direction(far, near)
-    watched = {near.fileno(): 0, far.fileno(): 0}
-    poller = select.poll()
-    for sock in (near, far):
-        sock.setblocking(False)
-        poller.register(sock, 0)
-    try:
-        while not (up.finished and down.finished):
-            wanted = dict.fromkeys(watched, 0)
-            for direction in (up, down):
-                if direction.held:
-                    wanted[direction.target.fileno()] |= select.POLLOUT
-                elif not direction.ended:
-                    wanted[direction.source.fileno()] |= select.POLLIN
-            for fd, events in wanted.items():
-                if fd in watched:
-                    poller.modify(fd, events)
-            for fd, events in poller.poll():
-                if events & select.POLLERR:
-                    raise ConnectionResetError
-                if events & select.POLLHUP and not wanted[fd]:
-                    # It can say no more, and nothing is meant for it: it would wake us for ever.
-                    poller.unregister(fd)
-                    del watched[fd]
-            up.move()
-            down.move()
-    except OSError:
-        for sock in (near, far):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    finally:
-        up.close()
-        down.close()
-    return up.total, down.total
 
 
 class Socks:
@@ -153,14 +78,15 @@ class Socks:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._greet(client, credentials)
             try:
-                far = self._connect(*self._request(client))
+                far, reset = self._connect(*self._request(client))
             except Refused as refused:
                 client.sendall(bytes([5, refused.code, 0, 1]) + bytes(6))
             else:
                 with far:
                     client.sendall(_success(far))
-                    up, down = relay(client, far)
-                    self._count(up=up, down=down)
+                    relay = Relay(client, far, reset)
+                    relay.run()
+                    self._count(up=relay.up.total, down=relay.down.total)
         self._count(open=-1)
 
     def _greet(self, client: socket.socket, credentials: list[str] | None) -> None:
@@ -207,20 +133,27 @@ class Socks:
             raise Refused(4)
         return addresses
 
-    def _connect(self, hosts: list[str], port: int) -> socket.socket:
-        """To the first address that answers; else what the last one said."""
+    def _connect(self, hosts: list[str], port: int) -> tuple[socket.socket, bool]:
+        """To the first address that answers; else what the last one said.
+
+        With it, whether the server has reset the connection already: connect(2) says so of one that was made.
+        """
         code = 1
         for host in hosts:
             far = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
             far.settimeout(self._timeout)
+            reset = False
             try:
                 far.connect((host, port))
-                far.settimeout(None)
-                far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return far
+            except ConnectionResetError:
+                reset = True
             except OSError as error:
                 far.close()
                 code = 6 if isinstance(error, TimeoutError) else REPLY.get(error.errno or 0, 1)
+                continue
+            far.settimeout(None)
+            far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return far, reset
         raise Refused(code)
 
 

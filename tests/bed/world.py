@@ -37,6 +37,7 @@ route add 2001:db8::66 dev nobody
 route add unreachable 198.51.100.67
 route add unreachable 2001:db8::67
 route add prohibit 198.51.100.69
+route add prohibit 2001:db8::69
 route change table local local 127.0.0.1 dev lo proto kernel scope host src 127.0.0.1 quickack 1
 """
 

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The plain SOCKS server tells the truth, and so do the servers behind it."""
 
+import select
 import socket
 import struct
+import threading
 import time
 
 import pytest
 
 from tests.bed import places
 from tests.bed.servers import reset
+from tests.bed.splicing import Relay
 from tests.bed.tornet.dns import parse
 from tests.bed.tornet.processes import poll
 from tests.bed.tornet.socks_client import CONNECT, RESOLVE, SocksError, dial, receive_exactly, socks_request
@@ -71,6 +74,83 @@ def test_a_reset_is_passed_on_as_a_reset(bed):
         sock.sendall(b".")
         with pytest.raises(ConnectionResetError):
             sock.recv(1)
+
+
+def test_a_reset_at_once_is_a_connection_that_was_reset(bed):
+    """connect(2) of the server's itself may say so: it is no refusal."""
+    for _ in range(20):
+        sock, _ = socks_request(bed.socks_tcp, CONNECT, "www.test.example", places.RST_ON_ACCEPT, 10)
+        with sock, pytest.raises(ConnectionResetError):
+            sock.recv(1)
+
+
+def _tcp_pair():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    for sock in (one, other):
+        sock.settimeout(10)
+    return one, other
+
+
+@pytest.fixture
+def joined():
+    """A client and a server with a relay between them."""
+    (client, near), (far, server) = _tcp_pair(), _tcp_pair()
+
+    def work():
+        with near, far:
+            Relay(near, far, False).run()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield client, server
+    client.close()
+    server.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_what_came_before_a_reset_comes_before_it(joined, who):
+    one, other = joined if who == "client" else joined[::-1]
+    one.sendall(b"last words")
+    reset(one)
+    assert receive_exactly(other, 10) == b"last words"
+    with pytest.raises(ConnectionResetError):
+        other.recv(1)
+
+
+def test_a_reset_after_an_end_is_both(joined):
+    client, server = joined
+    server.shutdown(socket.SHUT_WR)
+    assert client.recv(1) == b""
+    reset(server)
+    poller = select.poll()
+    poller.register(client, 0)
+    assert poller.poll(10_000)[0][1] & select.POLLERR
+
+
+def test_a_reset_is_heard_by_a_client_that_does_not_read(joined):
+    client, server = joined
+    server.setblocking(False)
+    poller = select.poll()
+    poller.register(server, select.POLLOUT)
+    while poller.poll(200):
+        server.send(bytes(1 << 20))
+    reset(server)
+    poller = select.poll()
+    poller.register(client, 0)
+    assert poller.poll(10_000)[0][1] & select.POLLERR
+
+
+def test_urgent_data_stays_in_its_place(joined):
+    client, server = joined
+    server.sendall(b"abc")
+    server.send(b"!", socket.MSG_OOB)
+    server.sendall(b"def")
+    server.close()
+    assert client.makefile("rb").read() == b"abc!def"
 
 
 def test_a_reset_of_the_client_ends_the_connection(bed):

@@ -3,57 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import subprocess
-import time
-
-import pytest
 
 from tests.cli.conftest import COMMAND
 
 AVNE = f"{shlex.join(COMMAND)} run"
-
-
-class Terminal:
-    """A bash in a tmux server of its own."""
-
-    def __init__(self, directory, environ):
-        self._server = ["tmux", "-S", f"{directory}/tmux", "-f", "/dev/null"]
-        shell = ["env", "PS1=READY> ", "bash", "--norc", "--noprofile", "-i"]
-        self._tmux("new-session", "-d", "-x", "150", "-y", "50", shlex.join(shell), env=environ)
-        self.expect("READY> ")
-
-    def _tmux(self, *words, env=None):
-        done = subprocess.run([*self._server, *words], env=env, capture_output=True, text=True, check=True)
-        return done.stdout
-
-    def type(self, text):
-        self._tmux("send-keys", "-l", text)
-        self._tmux("send-keys", "Enter")
-
-    def press(self, key):
-        self._tmux("send-keys", key)
-
-    def screen(self):
-        return self._tmux("capture-pane", "-p", "-J")
-
-    def expect(self, text, times=1):
-        """Wait until `text` stands on the screen `times` times; the echoed command line counts."""
-        until = time.monotonic() + 15
-        while self.screen().count(text) < times:
-            assert time.monotonic() < until, self.screen()
-            time.sleep(0.02)  # a poll of the terminal, which tells nobody
-
-    def close(self):
-        self._tmux("kill-server")
-
-
-@pytest.fixture
-def terminal(tmp_path, environ):
-    terminal = Terminal(tmp_path, {**environ, "TERM": "screen", "HISTFILE": "/dev/null"})
-    with contextlib.closing(terminal):
-        yield terminal
 
 
 def test_ctrl_c_ends_the_program_and_the_shells_loop(terminal):

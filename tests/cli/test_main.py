@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from avne.cli import main as cli
+from avne.cli.openings import Options
+from avne.cli.run import More
 from avne.config import KEYS, option, variable
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +32,7 @@ def avne(*arguments, **environ):
 
 @pytest.fixture
 def ran(monkeypatch):
-    """What `avne run` was asked to do: (program, flags, quiet, capture)."""
+    """What `avne run` was asked to do: (program, flags, more)."""
     from avne.cli import run
 
     calls = []
@@ -67,19 +69,26 @@ def test_what_follows_the_program_belongs_to_it(ran, arguments, program):
 
 def test_every_setting_is_an_option_of_run(ran):
     cli.main(["run", "--upstream", "u", "--workers", "2", "--resolver", "r", "--helper", "h", "--torrc", "/t",
-              "--log-names", "-vvv", "-q", "--capture", "c", "true"])  # fmt: skip
-    program, flags, quiet, capture = ran[0]
+              "--log-names", "-vvv", "-q", "--capture", "c",
+              "--name", "n", "true"])  # fmt: skip
+    program, flags, more = ran[0]
     assert flags == {"upstream": "u", "workers": "2", "resolver": "r", "helper": "h", "tor.torrc": "/t",
                      "log_names": "true", "verbose": 2}  # fmt: skip
-    assert quiet
-    assert capture == "c"
+    assert more == More(quiet=True, capture="c", name="n")
     assert program == ["true"]
 
 
 def test_an_option_that_is_not_given_is_no_setting(ran):
     cli.main(["run", "true"])
-    assert set(ran[0][1]) == set(KEYS)
-    assert {*ran[0][1].values(), ran[0][3]} == {None}
+    assert set(ran[0][1]) == set(KEYS) - {"env"}, "--env adds to the setting"
+    assert set(ran[0][1].values()) == {None}
+    assert ran[0][2] == More()
+
+
+def test_what_opens_and_closes_holes(ran):
+    cli.main(["run", "--share", "a:ro", "--share", "b", "--private-home", "--profile", "p", "--gui",
+              "--strict", "--env", "A", "--env", "B", "--setenv", "C=d", "true"])  # fmt: skip
+    assert ran[0][2].openings == Options(("a:ro", "b"), True, "p", True, True, ("A", "B"), ("C=d",))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +101,10 @@ def test_an_option_that_is_not_given_is_no_setting(ran):
         (["run", "--helper", "sudo", "true"], 125, "It takes auto, rootless or setuid."),
         (["run", "--upstream", "http://x:1", "true"], 125, "an upstream begins with tor:// or socks5://"),
         (["--foo"], 125, "unknown option --foo"),
+        (["attach"], 125, "See: avne attach --help"),
+        (["attach", "--foo", "one"], 125, "--foo"),
+        (["ps", "one"], 2, "one"),
+        (["stop"], 2, "See: avne stop --help"),
         (["doctor", "--foo"], 2, "--foo"),
         (["setup", "now"], 2, "now"),
         (["config", "--foo"], 2, "See: avne config --help"),

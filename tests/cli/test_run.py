@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from avne.cli.run import isolated, warn_of_environment
+from avne.cli.run import isolated
 from avne.upstream.spec import UpstreamSpec
 
 TELL_SIGNALS = """
@@ -64,8 +64,30 @@ def test_no_program_is_the_shell(run):
 
 
 def test_the_program_finds_out_where_it_is(run):
-    done = run("sh", "-c", "echo $AVNE $AVNE_ID $KEPT", env={"KEPT": "kept"})
-    assert re.fullmatch(r"1 [0-9a-f]{6} kept\n", done.stdout)
+    done = run("sh", "-c", "echo $AVNE $AVNE_ID")
+    assert re.fullmatch(r"1 [0-9a-f]{6}\n", done.stdout)
+
+
+def test_variables_are_passed_by_name(run):
+    """Not the addresses of an ssh connection, nor the sockets of a session."""
+    told = {"SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22", "KEPT": "kept", "LC_TIME": "C", "http_proxy": "x"}
+    shown = run("env", env=told).stdout
+    assert "LC_TIME=C\n" in shown
+    for name in ("SSH_CONNECTION", "KEPT", "http_proxy", "XDG_RUNTIME_DIR"):
+        assert f"{name}=" not in shown, name
+    options = ["-v", "--env", "KEPT", "--setenv", "SET=a=b"]
+    done = run(
+        "sh",
+        "-c",
+        "echo $KEPT $SET $SSH_CONNECTION $FROM_CONFIG",
+        options=options,
+        env={**told, "FROM_CONFIG": "x", "AVNE_ENV": "FROM_CONFIG"},
+    )
+    assert done.stdout == "kept a=b x\n"
+    (line,) = [line for line in done.stderr.splitlines() if "stay outside" in line]
+    assert "SSH_CONNECTION" in line
+    assert "http_proxy" in line
+    assert "KEPT" not in line
 
 
 def test_what_is_sent_to_the_supervisor_by_name_is_forwarded(start):
@@ -210,27 +232,6 @@ def test_what_is_unsent_at_the_programs_end_is_told_and_can_be_given_up(start):
         assert line == "avne: 1 connection is still sending what the program wrote; Ctrl-C ends it now\n"
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(5) == -signal.SIGINT
-
-
-class Notices:
-    def __init__(self):
-        self.told = []
-        self.notice = self.told.append
-
-
-@pytest.mark.parametrize(
-    ("environ", "told"),
-    [
-        ({}, None),
-        ({"no_proxy": "x", "HTTP_PROXY": ""}, None),
-        ({"ALL_PROXY": "socks5://x", "https_proxy": "y"}, "ALL_PROXY, https_proxy set"),
-        ({"LD_PRELOAD": "/usr/lib/libtorsocks.so"}, "LD_PRELOAD (torsocks) set"),
-    ],
-)
-def test_what_would_lead_a_program_to_a_proxy_is_warned_about(environ, told):
-    notices = Notices()
-    warn_of_environment(environ, notices)
-    assert [text.partition(":")[0] for text in notices.told] == ([told] if told else [])
 
 
 def test_each_run_is_isolated_in_tor():

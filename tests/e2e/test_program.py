@@ -144,9 +144,11 @@ def test_proc_and_sys_are_the_environment_s(any_avne, bed):
 
 
 def test_environment_variables(any_avne, bed):
-    done = any_avne.run("env", upstream=bed.socks, env={"MINE": "kept"})
+    mine = {"MINE": "kept", "EDITOR": "ed", "SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22"}
+    done = any_avne.run("env", upstream=bed.socks, env=mine, options=["--env", "MINE"])
     rows = dict(line.split("=", 1) for line in done.stdout.splitlines())
-    assert rows["MINE"] == "kept"
+    assert (rows["MINE"], rows["EDITOR"]) == ("kept", "ed")
+    assert "SSH_CONNECTION" not in rows
     assert rows["AVNE"] == "1"
     assert len(rows["AVNE_ID"]) == 6
 

@@ -69,3 +69,17 @@ def test_descriptors_of_an_empty_packet_are_not_kept() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     ours.close()
     other.close()
+
+
+@pytest.mark.parametrize(
+    "packet", [b"\xc1", b"\x05", b"\x80", b"\x91", b"\x91\x05\x05", b"\xa1\xff", b"\x90", b"\x91\xc7\x01"]
+)
+def test_a_peer_that_sends_garbage_is_as_good_as_gone(pair: tuple[Control, Control], packet: bytes) -> None:
+    ours, other = pair
+    read, write = os.pipe()
+    before = len(os.listdir("/proc/self/fd"))
+    socket.send_fds(ours._sock, [packet], [write])
+    assert other.receive() == ([], [])
+    assert len(os.listdir("/proc/self/fd")) == before, "its descriptors are closed"
+    os.close(read)
+    os.close(write)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from avne.errors import Malformed
 from avne.ipc.lane import Lane, LaneMessage
-from avne.ipc.messages import ALIVE, DATA, OPEN, PING, SOCKET, encode, takes_lane
+from avne.ipc.messages import ALIVE, DATA, OPEN, PING, RESOLVED, SOCKET, encode, takes_lane
 from avne.limits import LANE_PACKET, MAX_HEADER
 
 HEAD = struct.Struct("<H?")
@@ -211,4 +211,5 @@ def test_which_way_a_message_goes() -> None:
     assert takes_lane(encode(SOCKET, 1, 2))
     assert takes_lane(encode(ALIVE, 1))
     assert not takes_lane(encode(DATA, 1))
-    assert not takes_lane(encode(PING, 0, 1))
+    assert takes_lane(encode(PING, 0, 1))
+    assert not takes_lane(encode(RESOLVED, 0, 1, [], 0))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from avne.errors import Malformed
 from avne.ipc.messages import Code
-from avne.ipc.relay import QUIET, Budget, Relay, Step
+from avne.ipc.relay import QUIET, RESET_GRACE, Budget, Relay, Step
 from avne.limits import CREDIT_MAX, CREDIT_MIN
 
 
@@ -197,6 +197,35 @@ def test_a_write_that_fails_after_the_server_s_end_is_a_reset() -> None:
     assert r.steps() == [Step.TELL_END]
     r.fail_write()
     assert r.steps() == [Step.TELL_RESET]
+
+
+def test_a_reset_after_the_server_s_end_is_both() -> None:
+    r = relay()
+    r.ended = True
+    r.break_off(0.0)
+    assert r.steps() == [Step.TELL_END, Step.TELL_RESET]
+
+
+def test_a_reset_after_an_end_waits_for_the_end_s_proof() -> None:
+    r = relay(proof=True)
+    r.ended = True
+    r.break_off(0.0)
+    assert r.steps() == []
+    r.judge(True)
+    assert r.steps() == [Step.TELL_END, Step.TELL_RESET]
+
+
+def test_a_reset_waits_for_the_program_to_read_but_not_for_long() -> None:
+    r = relay(down=10)
+    assert r.quiet_until() is None
+    r.break_off(5.0)
+    assert r.quiet_until() == 5.0 + RESET_GRACE
+    r.read(10, 5.5)
+    assert r.quiet_until() == 5.5 + RESET_GRACE
+    assert r.steps() == []
+    r.give_up()
+    assert r.steps() == [Step.TELL_RESET]
+    assert r.reset_code == Code.GENERAL_FAILURE
 
 
 # Tor: no half-close.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Our TCP paired with itself over a simulated link, in simulated time.
 
-The link may lose, duplicate and reorder frames; both ends are real `Connection`s, and every
-frame is built, parsed and checked as on a tun.
+The link may lose, duplicate, reorder and corrupt frames; both ends are real `Connection`s, and every
+frame is built, parsed and checked as on a tun.  Where it may corrupt them, they carry whole checksums.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
+from collections.abc import Callable
 
+from avne.errors import Malformed
 from avne.netstack.tcp import arrives, output, state, timers
 from avne.netstack.tcp.connection import Connection, Packet
-from avne.netstack.wire import ip, tcp
+from avne.netstack.wire import checksum, ip, tcp, vnet
 
 A, B = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
 A6, B6 = bytes(15) + b"\x01", bytes(15) + b"\x02"
@@ -77,8 +79,22 @@ def parse(frame: bytes) -> tcp.Segment:
     return tcp.parse(frame, ip.parse(frame))
 
 
+def whole_checksum(frame: bytes) -> bytes:
+    """`frame` with its TCP checksum computed, as on a wire: nobody vouches for it."""
+    datagram = ip.parse(frame)
+    at = datagram.payload + 16
+    frame = frame[:at] + b"\0\0" + frame[at + 2 :]
+    text = memoryview(frame)[datagram.payload : datagram.end]
+    sum_ = checksum.pseudo_header(datagram.src, datagram.dst, ip.TCP) + len(text) + checksum.total(text)
+    sum_ = ~checksum.fold(sum_) & 0xFFFF
+    return vnet.PLAIN + frame[vnet.SIZE : at] + sum_.to_bytes(2, "big") + frame[at + 2 :]
+
+
 class Simulation:
-    """Two ends and a link of `delay` seconds; loss, duplication and reordering by a seeded generator."""
+    """Two ends and a link of `delay` seconds, one way; chance comes from a seeded generator.
+
+    `corrupt`: one byte of a frame is another one; every such frame must be thrown away.
+    """
 
     def __init__(
         self,
@@ -91,6 +107,7 @@ class Simulation:
         iss: tuple[int, int] = (100, 300),
         v6: bool = False,
         auto_grant: bool = True,
+        corrupt: float = 0.0,
     ) -> None:
         a, b = (A6, B6) if v6 else (A, B)
         self.client = End(a, b, iss[0], window)
@@ -98,6 +115,9 @@ class Simulation:
         self.client.connection.grant(window)
         self.random = random.Random(seed)
         self.loss, self.duplicate, self.reorder, self.delay = loss, duplicate, reorder, delay
+        self.corrupt = corrupt
+        self.corrupted = 0
+        self.on_send: Callable[[End, bytes], None] | None = None  # sees each frame, lost ones too
         self.now = 1000.0
         self._wire: list[tuple[float, int, End, bytes]] = []
         self._serial = 0
@@ -133,7 +153,12 @@ class Simulation:
 
     def arrive(self, end: End, frame: bytes) -> None:
         self.delivered += 1
-        segment = parse(frame)
+        try:
+            segment = parse(frame)
+        except Malformed:
+            assert self.corrupt, "a frame that only a link could have damaged"
+            self.corrupted += 1
+            return
         connection = end.connection
         if connection.state is state.CLOSED and end.end is None and segment.flags & tcp.SYN:
             connection.open_passive(segment)
@@ -150,12 +175,22 @@ class Simulation:
 
     def _transmit(self, sender: End, frame: bytes) -> None:
         sender.frames_sent += 1
+        if self.on_send is not None:
+            self.on_send(sender, frame)
         if self.random.random() < self.loss:
             return
         copies = 2 if self.random.random() < self.duplicate else 1
         for _ in range(copies):
             late = self.delay * self.random.randint(2, 5) if self.random.random() < self.reorder else 0
             self._serial += 1
-            heapq.heappush(
-                self._wire, (self.now + self.delay + late, self._serial, self.other(sender), frame)
-            )
+            arrival = self.now + self.delay + late
+            heapq.heappush(self._wire, (arrival, self._serial, self.other(sender), self._on_wire(frame)))
+
+    def _on_wire(self, frame: bytes) -> bytes:
+        if not self.corrupt:
+            return frame
+        octets = bytearray(whole_checksum(frame))
+        if self.random.random() < self.corrupt:
+            # One byte's change never keeps a sum of 16-bit words (RFC 1071).
+            octets[self.random.randrange(vnet.SIZE, len(octets))] ^= self.random.randint(1, 255)
+        return bytes(octets)

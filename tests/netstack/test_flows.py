@@ -13,6 +13,7 @@ from avne.ipc.messages import Code
 from avne.limits import CREDIT_MAX, CREDIT_MIN, MAX_PAYLOAD
 from avne.netstack import addresses
 from avne.netstack.flows import SILENCE_SECONDS
+from avne.netstack.tcp.connection import RESET_GRACE
 from avne.netstack.verdict import TABLE, Verdict, verdict
 from avne.netstack.wire import tcp
 
@@ -154,6 +155,7 @@ def test_a_mapped_address_is_opened_by_name_and_kept_while_the_flow_lives(family
     socket.syn()  # again, and it is held once
     assert list(names._holds.values()) == [1]
     net.say(messages.OPENED, flow, 1000)
+    socket.send()
     net.say(messages.RESET, flow, 0)
     assert socket.reset
     assert not names._holds
@@ -245,6 +247,18 @@ def test_reset_goes_up():
     assert not socket.inbox
 
 
+def test_what_came_before_a_reset_goes_up_first():
+    net = Net("tor")
+    socket, flow = connected(net)
+    for frame in (
+        socket.raw(tcp.ACK, socket.snd_nxt, socket.rcv_nxt, b"never mind"),
+        socket.raw(tcp.RST, socket.snd_nxt + 10),
+    ):
+        net.stack.receive(frame, net.now)
+    net.turn()
+    assert net.told() == [(b"w0", "DATA", flow, [], b"never mind"), (b"w0", "RESET", flow, [0], None)]
+
+
 # ---- down ----------------------------------------------------------------------------------
 
 
@@ -310,6 +324,89 @@ def test_a_reset_of_the_worker_resets_the_guest(code):
     assert (segment.flags, segment.seq) == (tcp.RST | tcp.ACK, socket.rcv_nxt)
     assert not net.told()
     assert not net.stack.connections
+
+
+def _in_one_turn(net, *said):
+    for message, payload in said:
+        net.stack.handle(b"w0", messages.encode(*message), payload, net.now)
+    net.turn()
+
+
+def test_a_reset_follows_the_data_before_it():
+    net = Net("tor")
+    socket, flow = connected(net)
+    _in_one_turn(net, ((messages.DATA, flow), b"last words"), ((messages.RESET, flow, 1), None))
+    data, reset = socket.segments()
+    assert bytes(data.payload) == b"last words"
+    assert (reset.flags, reset.seq) == (tcp.RST | tcp.ACK, socket.rcv_nxt)
+    assert not net.stack.connections
+
+
+def test_a_reset_follows_the_end_before_it():
+    """FIN and then RST: the guest reads an end of file, and its writes fail."""
+    net = Net("tor")
+    socket, flow = connected(net)
+    _in_one_turn(
+        net, ((messages.DATA, flow), b"all"), ((messages.SHUT, flow), None), ((messages.RESET, flow, 1), None)
+    )
+    assert bytes(socket.data) == b"all"
+    assert socket.fin
+    assert socket.reset
+
+
+def test_a_reset_waits_for_the_handshake():
+    """Else connect(2) fails, and the data before the reset is lost."""
+    net = Net("tor")
+    socket, flow = parked(net)
+    _in_one_turn(
+        net,
+        ((messages.OPENED, flow, 1000), None),
+        ((messages.DATA, flow), b"last words"),
+        ((messages.RESET, flow, 1), None),
+    )
+    assert [segment.flags for segment in socket.segments()] == [tcp.SYN | tcp.ACK]
+    socket.send(b"hello")
+    assert bytes(socket.data) == b"last words"
+    assert socket.reset
+    assert net.told() == []
+
+
+@pytest.mark.parametrize("stalled", [0.0, 300.0])
+def test_a_reset_waits_for_a_window_but_not_for_long(stalled):
+    """… however rare the probes of a window have become that was closed for long."""
+    net = Net("tor")
+    socket, flow = connected(net)
+    socket.wnd = 0
+    socket.send()
+    net.say(messages.DATA, flow, payload=b"last words")
+    for _ in range(int(stalled)):
+        net.wait(1.0)
+        socket.send()
+    net.say(messages.RESET, flow, 1)
+    net.wait(RESET_GRACE - 0.1)
+    assert not socket.reset
+    net.wait(0.2)
+    assert not socket.data
+    assert socket.reset
+    assert not net.stack.connections
+
+
+def test_a_guest_that_reads_gets_everything_before_a_reset():
+    """Slowly: each time within the grace."""
+    net = Net("tor")
+    socket, flow = connected(net)
+    socket.wnd = 0
+    socket.send()
+    _in_one_turn(net, ((messages.DATA, flow), bytes(15_000)), ((messages.RESET, flow, 1), None))
+    socket.wnd = 3000
+    rounds = 0
+    while not socket.reset:
+        assert rounds < 20
+        socket.send()
+        net.wait(RESET_GRACE * 0.9)
+        rounds += 1
+    assert len(socket.data) == 15_000
+    assert rounds >= 5
 
 
 def test_a_reset_before_the_flow_is_open_refuses_it():

@@ -92,6 +92,8 @@ def test_the_death_of_a_worker_resets_its_flows_and_no_others():
     opened = net.told("OPEN")
     for message in opened[:2]:
         net.say(messages.OPENED, message.flow, 1000, worker=message.worker)
+    for socket in sockets[:2]:
+        socket.send()
     net.gone(b"w0")
     dead = [m.worker == b"w0" for m in opened]
     assert [s.reset for s in sockets] == dead

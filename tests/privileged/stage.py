@@ -133,11 +133,14 @@ def become(mode: Mode) -> None:
     os.setresuid(mode.uid, mode.uid, mode.uid)
 
 
-def prepare(helper: Path, mode: Mode) -> Path:
-    """Become the user of `mode` on such a machine; gives the helper to start."""
+def prepare(helper: Path, mode: Mode, arrange: Callable[[], Any] | None = None) -> Path:
+    """Become the user of `mode` on such a machine; gives the helper to start.  `arrange`, as root,
+    changes the machine first."""
     private_mounts()
     private_tun(mode.tun)
     path = setuid_copy(helper) if mode is SETUID else helper
+    if arrange:
+        arrange()
     become(mode)
     return path
 
@@ -171,9 +174,10 @@ def run_program(
     ignored: int = 0,
     blocked: int = 0,
     meanwhile: Callable[[launch.Environment], None] | None = None,
+    request: launch.Request = launch.NOTHING_MORE,
 ) -> list[list[Any]]:
     """One environment from its start to its end, in this process; its events in their order."""
-    environment = launch.Environment(os.fspath(helper))
+    environment = launch.Environment(os.fspath(helper), request)
     events: list[list[Any]] = []
     tun = -1
     try:
@@ -208,7 +212,11 @@ def captured(work: Callable[[], list[list[Any]]], stdin: bytes = b"") -> list[An
 
 
 def outside(
-    argv: list[str], mode: Mode, before: Callable[[], Any] | None = None, stdin: bytes = b""
+    argv: list[str],
+    mode: Mode,
+    before: Callable[[], Any] | None = None,
+    stdin: bytes = b"",
+    arrange: Callable[[], Any] | None = None,
 ) -> Outcome:
     """The same program as the same user without avne, for comparison."""
 
@@ -217,6 +225,9 @@ def outside(
         return [["Exited", os.waitpid(pid, 0)[1]]]
 
     def work() -> list[Any]:
+        if arrange:
+            private_mounts()
+            arrange()
         become(mode)
         if before:
             before()
@@ -231,15 +242,19 @@ def inside(
     argv: list[str],
     before: Callable[[], Any] | None = None,
     stdin: bytes = b"",
+    arrange: Callable[[], Any] | None = None,
+    look: Callable[[], launch.Request] | None = None,
     **settings: Any,
 ) -> Outcome:
-    """`argv` in an environment of `mode`; `before` is called as the user, before the helper starts."""
+    """`argv` in an environment of `mode`; `arrange` is called as root, `before` and then `look`, which
+    gives the request, as the user, before the helper starts."""
 
     def work() -> list[Any]:
-        path = prepare(helper, mode)
+        path = prepare(helper, mode, arrange)
         if before:
             before()
-        return captured(lambda: run_program(path, argv, **settings), stdin)
+        request = look() if look else launch.NOTHING_MORE
+        return captured(lambda: run_program(path, argv, request=request, **settings), stdin)
 
     return Outcome(*apart(work))
 

@@ -34,8 +34,13 @@ def test_no_privilege_remains(helper, mode):
         line.split(":\t") for line in done.out.splitlines() if line.startswith(("Cap", "NoNew", "Seccomp:"))
     ]
     assert len(rows) == 2 * 7, "of the program and of init"
-    for name, value in rows:
-        assert value == {"NoNewPrivs": "1", "Seccomp": "2"}.get(name, "0" * 16), name
+    expected = {"NoNewPrivs": "1", "Seccomp": "2"}
+    for name, value in rows[:7]:
+        assert value == expected.get(name, "0" * 16), name
+    if mode is stage.ROOTLESS:  # CAP_NET_RAW for `attach --raw`: held, and not in force
+        expected.update(CapInh=f"{1 << 13:016x}", CapPrm=f"{1 << 13:016x}")
+    for name, value in rows[7:]:
+        assert value == expected.get(name, "0" * 16), f"init's {name}"
 
 
 REGAIN = """
@@ -95,26 +100,18 @@ def test_only_the_three_descriptors_are_there(helper, mode):
     assert done.out.split() == ["0", "1", "2"]
 
 
-def test_a_network_socket_as_standard_input_is_refused(helper, mode):
-    def work():
-        path = stage.prepare(helper, mode)
-        with socket.create_connection(server.getsockname()) as connection:
-            os.dup2(connection.fileno(), 0)
-        return stage.run_program(path, ["true"])
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        assert stage.apart(work) == [["Failed", "STDIO", 22]]
-
-
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: socket.socketpair()[1].detach(),
+        lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach(),
+        lambda: socket.create_server(("127.0.0.1", 0)).detach(),
         lambda: os.open("/run", os.O_RDONLY | os.O_DIRECTORY),
         lambda: os.open("/run", os.O_PATH),
         lambda: os.eventfd(0),
         lambda: os.pidfd_open(os.getpid()),
     ],
-    ids=["directory", "path", "anonymous", "process"],
+    ids=["local-socket", "network-socket", "listener", "directory", "path", "anonymous", "process"],
 )
 def test_what_is_no_stream_as_standard_input_is_refused(helper, mode, make):
     """An io_uring ring, for one, makes sockets where it was made itself."""
@@ -125,17 +122,6 @@ def test_what_is_no_stream_as_standard_input_is_refused(helper, mode, make):
         return stage.run_program(path, ["true"])
 
     assert stage.apart(work) == [["Failed", "STDIO", 22]]
-
-
-def test_a_local_socket_as_standard_input_is_what_ssh_gives(helper, mode):
-    def work():
-        path = stage.prepare(helper, mode)
-        ours, theirs = socket.socketpair()
-        os.dup2(theirs.fileno(), 0)
-        ours.sendall(b"x")
-        return stage.run_program(path, ["sh", "-c", "exit $(head -c 1 | wc -c)"])
-
-    assert ["Exited", 1 << 8] in stage.apart(work)
 
 
 def test_there_is_lo_and_the_tun_and_nothing_else(helper, mode):

@@ -16,7 +16,7 @@ from avne.ipc import messages
 from avne.ipc.channel import Router
 from avne.ipc.messages import Code, Sender, decode
 from avne.ipc.pool import Pool
-from avne.ipc.relay import QUIET
+from avne.ipc.relay import QUIET, RESET_GRACE
 from avne.ipc.streams import TICK, Streams
 from avne.upstream.frames import Frames
 from avne.upstream.socks5 import Socks5
@@ -167,6 +167,57 @@ def test_a_write_that_fails_resets_after_the_answer(proxy: Bench) -> None:
     assert proxy.receive()[0] == messages.RESET
     proxy.turn(0.3)
     assert not len(proxy.streams)
+
+
+def _reset(server: socket.socket, proxy: Bench) -> None:
+    """A close with bytes unread: ECONNRESET for the other end."""
+    proxy.frames.handle([messages.DATA, 1], b"unread")
+    proxy.streams.write()
+    server.close()
+
+
+def test_a_reset_after_the_server_s_end_is_passed_on(proxy: Bench) -> None:
+    """Reading goes on to say "end of file" then: only EPOLLERR tells."""
+    server = proxy.open(1)
+    server.shutdown(socket.SHUT_WR)
+    proxy.turn(0.1)
+    assert proxy.receive()[0] == messages.SHUT
+    _reset(server, proxy)
+    proxy.turn(0.2)
+    assert proxy.receive()[:2] == [messages.RESET, 1]
+    assert not len(proxy.streams)
+
+
+def test_a_program_that_does_not_read_hears_of_a_reset(proxy: Bench) -> None:
+    server = proxy.open(1, credit=4)
+    server.send(b"more than that")
+    proxy.turn(0.1)
+    assert proxy.receive()[0] == messages.DATA
+    _reset(server, proxy)
+    proxy.turn(0.2)
+    assert len(proxy.streams) == 1
+    assert proxy.streams.poll_at() <= 0.2 + TICK
+    proxy.turn(0.2 + RESET_GRACE + TICK)
+    assert proxy.receive() == [messages.RESET, 1, Code.GENERAL_FAILURE]
+    assert ("info", "reset-unread", {"flow": 1}) in proxy.logs
+    assert not len(proxy.streams)
+
+
+def test_a_program_that_reads_slowly_gets_everything_before_a_reset(proxy: Bench) -> None:
+    server = proxy.open(1, credit=4)
+    server.send(b"more than that")
+    proxy.turn(0.1)
+    assert proxy.receive()[0] == messages.DATA
+    _reset(server, proxy)
+    for second in range(1, 10):
+        proxy.turn(second * 0.7)
+        proxy.frames.handle([messages.CREDIT, 1, 2], None)
+        proxy.turn(second * 0.7)
+        kind, *_ = proxy.receive()
+        if kind == messages.RESET:
+            break
+        assert kind == messages.DATA
+    assert second == 6, "five times two bytes, then the reset"
 
 
 def test_an_end_that_is_read_before_its_event_needs_proof_as_well(tor: Bench) -> None:

@@ -325,6 +325,18 @@ def test_knocking_at_tor(server: SocksServer, tmp_path: Path) -> None:
         Tor(UpstreamSpec("tor", str(tmp_path / "none"))).knock()
 
 
+def test_urgent_data_of_a_proxy_stays_in_the_stream() -> None:
+    """Without SO_OOBINLINE its last byte would not be read, and the stream would be short of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        spec = UpstreamSpec("socks5", listener.getsockname())
+        for dialled in (socks5.connect(spec, 10), Socks5(spec).knock()):
+            with dialled, listener.accept()[0] as proxy:
+                proxy.send(b"abc", socket.MSG_OOB)
+                proxy.close()
+                dialled.settimeout(10)
+                assert dialled.makefile("rb").read() == b"abc"
+
+
 def test_the_contract_is_abstract() -> None:
     for call in (
         Upstream().check,

@@ -215,7 +215,8 @@ class Resolver:
             self._count("dns-no-worker")
             return _SERVFAIL, 0
         if special.is_onion(query.labels):
-            if self._capabilities & Capability.RESOLVE:
+            # A subdomain may hold any octet, also one that no proxy request can carry.
+            if self._capabilities & Capability.RESOLVE and query.host is not None:
                 return self._map(query, self._mapped_ttl, now), 0
             return Response(dns.NXDOMAIN), 0  # RFC 7686 §2: not for anybody but Tor
         cached = self._cache.get(query.key, now)

@@ -198,7 +198,7 @@ def _check_ack(c: Connection, seg: Segment, now: float) -> bool:
             return False
         return True  # an old duplicate: its ACK says nothing, its text may still count
     if seg.options.sack:
-        output.note_sack(c, seg.options.sack)
+        output.note_sack(c, seg.options.sack, now)
     wnd = seg.wnd << c.snd_wscale  # RFC 7323 §2.3
     if advance:
         _acknowledge(c, ack, now)
@@ -210,6 +210,8 @@ def _check_ack(c: Connection, seg: Segment, now: float) -> bool:
             c.backoffs = 0  # the window has closed over it, but the guest is there (MUST-37, SHLD-17)
         if wnd:
             output.duplicate_ack(c, now)
+    elif not c.inflight:
+        c.probes = 0  # the window is closed, but the guest is there (MUST-37)
     # "The send window should be updated": only from a segment that is newer than the last one used.
     if seq.lt(c.snd_wl1, seg.seq) or (c.snd_wl1 == seg.seq and seq.le(c.snd_wl2, ack)):
         reopened = not c.snd_wnd and wnd
@@ -238,6 +240,7 @@ def _acknowledge(c: Connection, ack: int, now: float) -> None:
     c.snd_una = ack
     freed = 0
     sample: float | None = None
+    ambiguous = False
     inflight = c.inflight
     while inflight:
         sent = inflight[0]
@@ -245,15 +248,17 @@ def _acknowledge(c: Connection, ack: int, now: float) -> None:
             inflight.popleft()
             freed += (sent.end - sent.start) & MASK
             freed -= sent.fin
-            sample = None if sent.retransmitted else sent.at
+            sample = sent.at
+            ambiguous = ambiguous or sent.retransmitted or sent.timed
         elif seq.lt(sent.start, ack):
             freed += (ack - sent.start) & MASK
             output.trim(sent, ack)
             break
         else:
             break
-    if sample is not None:
-        c.rto.sample(now - sample)  # RFC 6298 §3: Karn
+    # RFC 6298 §3 (Karn).  What waited behind a lost segment tells of our timer, not of the path.
+    if sample is not None and not ambiguous:
+        c.rto.sample(now - sample)
     c.backoffs = c.dupacks = 0
     if c.recover is not None:
         output.partial_ack(c, ack)

@@ -38,6 +38,7 @@ WINDOW_SCALE: Final = 8
 # gso_size of what we send: with segments as large as the MTU a guest with a small receive
 # buffer advertises a zero window for good (its rcv_mss grows to the segment's size).
 GSO_SIZE: Final = 1448
+RESET_GRACE: Final = 1.0  # seconds
 MAX_CRUMBS: Final = 64  # unsent pieces of less than 1 KiB on average
 MAX_BURST: Final = 45 * GSO_SIZE  # one super-segment: the largest multiple below 64 KiB
 
@@ -88,7 +89,7 @@ class Link(Protocol):
 class Sent:
     """A segment in flight: [start, end) of sequence space, kept until it is acknowledged."""
 
-    __slots__ = ("at", "end", "fin", "payload", "retransmitted", "sacked", "start")
+    __slots__ = ("at", "end", "fin", "payload", "retransmitted", "sacked", "start", "timed")
 
     def __init__(self, start: int, end: int, payload: Packet, fin: bool, at: float) -> None:
         self.start = start
@@ -97,6 +98,7 @@ class Sent:
         self.fin = fin
         self.at = at  # when it was first sent
         self.retransmitted = False
+        self.timed = False  # SACK has told its round trip
         self.sacked = False
 
 
@@ -115,7 +117,9 @@ class Connection:
     __slots__ = (
         "ack_now", "app", "backoffs", "deadline", "dupacks", "fin_queued", "fin_received", "fin_sent",
         "gso_size", "inflight", "irs", "iss", "key", "link", "max_snd_wnd", "mss_advertised",
-        "passive", "rcv_adv", "rcv_edge", "rcv_nxt", "rcv_wscale", "reassembly", "recover", "rto", "sack_ok",
+        "passive", "probes", "rcv_adv", "rcv_edge", "rcv_nxt", "rcv_wscale", "reassembly", "recover",
+        "rst_by", "rst_una", "rto",
+        "sack_ok",
         "scheduled",
         "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "syn_ack_sent",
         "template", "timer", "unsent", "unsent_bytes",
@@ -142,10 +146,13 @@ class Connection:
         self.reassembly: Reassembly | None = None
         self.fin_queued = self.fin_sent = self.fin_received = False
         self.ack_now = self.syn_ack_sent = False
+        self.rst_by: float | None = None  # a RST follows what is queued, at this time at the latest,
+        self.rst_una = 0  # unless the guest has acknowledged more than this meanwhile
         self.passive = True  # how it was opened (RFC 9293 §3.5, MUST-11)
         self.rto = RetransmissionTimeout()
         self.recover: int | None = None  # in loss recovery until snd_una reaches it
         self.dupacks = self.backoffs = 0
+        self.probes = 0  # of a zero window, since the guest was last heard
         self.timer = Timer.NONE
         self.deadline = INFINITE
         self.scheduled = INFINITE  # the link's earliest note of a deadline of ours
@@ -198,11 +205,23 @@ class Connection:
         self.fin_queued = True
         self.link.wake(self)
 
+    def reset(self, now: float) -> None:
+        """No more `write`: a RST follows what is queued, as it would follow a peer's bytes.
+
+        A guest that takes nothing of it for `RESET_GRACE` loses it: it has to hear of the reset.
+        """
+        if self.state is state.PARKED or self.state is state.SYN_SENT:
+            self.abort(now)
+        else:
+            self.rst_by = now + RESET_GRACE
+            self.rst_una = self.snd_una
+            self.link.wake(self)
+
     def abort(self, now: float) -> None:
         """RST to the guest, which forgets everything queued (RFC 9293 §3.10.5)."""
-        if self.state is state.PARKED or self.state is state.SYN_SENT:
+        if self.state is state.PARKED:
             self.emit_rst(0, self.rcv_nxt)  # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
-        elif self.state not in (state.CLOSED, state.TIME_WAIT):
+        elif self.state not in (state.CLOSED, state.SYN_SENT, state.TIME_WAIT):
             self.emit_rst(self.snd_nxt, self.rcv_nxt)
         self.close(True, now)
 

@@ -18,6 +18,8 @@ DUPLICATE_ACKS = 3  # RFC 5681 §3.2
 # A window update is sent when the window has opened by this much: RFC 9293 §3.8.6.2.2 asks for
 # the lesser of half the buffer and one segment; our segments are 64 KiB.
 _WINDOW_STEP = 64 << 10
+# A segment in flight costs 500 bytes, whatever is in it: while so many are, more waits and is gathered.
+MAX_IN_FLIGHT = 64
 _MAX_PIECES = 64  # of one segment's payload: writev(2) takes no more than 1024
 
 
@@ -44,6 +46,11 @@ def flush(c: Connection, now: float) -> None:
         _send_data(c, now)
     if c.fin_queued and not c.fin_sent and not c.unsent:
         _send_fin(c, now)
+    if c.rst_by is not None:
+        if not c.unsent:
+            c.abort(now)
+            return
+        c.start_timer(c.timer, min(c.deadline, c.rst_by))
     if c.ack_now or _window_opened(c):
         c.emit_ack()
 
@@ -75,7 +82,7 @@ def _send_data(c: Connection, now: float) -> None:
     As far as the window that was told last (RFC 7323 §2.4): one that has shrunk below what is in flight
     gives no room (MUST-34, SHLD-15).
     """
-    while c.unsent:
+    while c.unsent and len(c.inflight) < MAX_IN_FLIGHT:
         usable = c.snd_wnd - ((c.snd_nxt - c.snd_una) & seq.MASK)
         length = min(c.unsent_bytes, usable, MAX_BURST // c.gso_size * c.gso_size)
         if length <= 0:
@@ -197,19 +204,25 @@ def retransmit_first(c: Connection) -> None:
 def duplicate_ack(c: Connection, now: float) -> None:
     """RFC 5681 §3.2: the third one in a row means that the first segment in flight is lost.
 
-    So does the first or second one where SACK reports enough beyond it (RFC 6675 §5).
+    So does an earlier one where SACK reports enough beyond it (RFC 6675 §5), or that nothing else is
+    missing: no third may come (RFC 5827 §3.1).
     """
     c.dupacks += 1
-    if c.recover is None and (c.dupacks == DUPLICATE_ACKS or _is_lost(c)):
+    if c.recover is None and (c.dupacks >= DUPLICATE_ACKS or _is_lost(c)):
         c.recover = c.snd_nxt
         retransmit_first(c)
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 
 
 def _is_lost(c: Connection) -> bool:
-    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived."""
-    arrived = sum((sent.end - sent.start) & seq.MASK for sent in c.inflight if sent.sacked)
-    return not c.inflight[0].sacked and arrived > (DUPLICATE_ACKS - 1) * c.gso_size
+    """IsLost() of RFC 6675 §4 for SND.UNA: more than two segments beyond it have arrived.
+
+    Or all of one or two (RFC 5827 §3.2: fewer than four segments are outstanding).
+    """
+    first, *rest = c.inflight
+    arrived = sum((sent.end - sent.start) & seq.MASK for sent in rest if sent.sacked)
+    early = 0 < len(rest) < DUPLICATE_ACKS and all(sent.sacked for sent in rest)
+    return not first.sacked and (early or arrived > (DUPLICATE_ACKS - 1) * c.gso_size)
 
 
 def partial_ack(c: Connection, ack: int) -> None:
@@ -223,13 +236,20 @@ def partial_ack(c: Connection, ack: int) -> None:
         retransmit_first(c)
 
 
-def note_sack(c: Connection, blocks: tuple[tuple[int, int], ...]) -> None:
+def note_sack(c: Connection, blocks: tuple[tuple[int, int], ...], now: float) -> None:
     """Update() of RFC 6675 §4: mark what the guest holds (RFC 2018 §5).
 
     It is kept all the same (RFC 2018 §8): the guest may throw it away, and then the timer clears the mark.
+    It tells the round trip, too: behind a loss nothing else does, and the RTO stays backed off.
     """
+    sample: float | None = None
     for sent in c.inflight:
         if not sent.sacked and any(
             seq.le(left, sent.start) and seq.le(sent.end, right) for left, right in blocks
         ):
             sent.sacked = True
+            if not (sent.retransmitted or sent.timed):
+                sent.timed = True
+                sample = sent.at
+    if sample is not None:
+        c.rto.sample(now - sample)

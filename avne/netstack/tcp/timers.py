@@ -4,25 +4,39 @@
 from __future__ import annotations
 
 from avne.netstack.tcp import output, rto, seq, state
-from avne.netstack.tcp.connection import Connection, Timer
+from avne.netstack.tcp.connection import RESET_GRACE, Connection, Timer
 from avne.netstack.wire.tcp import ACK
 
 # R2 (RFC 9293 §3.8.3, MUST-20, SHLD-11): RTO doubles from 200 ms, so this is about 100 s.
 MAX_BACKOFFS = 10
 # A SYN or SYN-ACK: 1 s doubled up to 60 s makes 183 s, and 3 minutes are the least (MUST-23).
 MAX_SYN_BACKOFFS = 7
+# Probes of a zero window that nothing answers; Linux has as many (tcp_retries2).  Some 7 minutes.
+MAX_PROBES = 15
 
 
 def expire(c: Connection, now: float) -> None:
     """Do what the timer stands for, and start it again where that goes on."""
     which = c.timer
     c.stop_timer()
-    if which == Timer.RETRANSMIT:
+    if c.rst_by is not None and _reset_is_due(c, now):
+        c.abort(now)
+    elif which == Timer.RETRANSMIT:
         _retransmission(c, now)
     elif which == Timer.PERSIST:
         _probe(c, now)
     elif which == Timer.TIME_WAIT:
         c.close(False, now)
+
+
+def _reset_is_due(c: Connection, now: float) -> bool:
+    """Whether the guest has taken nothing of what comes before the RST for `RESET_GRACE`."""
+    assert c.rst_by is not None
+    c.link.wake(c)  # whichever timer goes on, `rst_by` bounds it
+    if c.snd_una != c.rst_una:
+        c.rst_una = c.snd_una
+        c.rst_by = now + RESET_GRACE
+    return now >= c.rst_by
 
 
 def _retransmission(c: Connection, now: float) -> None:
@@ -60,6 +74,12 @@ def _probe(c: Connection, now: float) -> None:
     if usable > 0:
         # Not closed, only silly: the override timeout of §3.8.6.2.1 (3) sends what fits.
         output.send_segment(c, min(usable, c.unsent_bytes, c.gso_size), now)
+        return
+    c.probes += 1
+    if c.probes > MAX_PROBES:
+        c.abort(
+            now
+        )  # MUST-37 holds only "as long as the receiving TCP peer continues to send acknowledgments"
         return
     # The interval doubles (SHLD-30), but not the RTO: nothing has been lost.
     c.backoffs += 1

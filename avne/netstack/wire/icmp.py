@@ -15,6 +15,7 @@ _HEADER: Final = Struct(">BBHI")
 _V4_UNREACHABLE, _V6_UNREACHABLE = 3, 1
 _V4_QUOTE: Final = 548  # RFC 1812 §4.3.2.3: the error SHOULD NOT exceed 576 bytes
 _V6_QUOTE: Final = 1232  # RFC 4443 §2.4 (c): nor the minimum IPv6 MTU of 1280
+QUOTED: Final = max(_V4_QUOTE, _V6_QUOTE)  # no more bytes of a datagram are looked at
 _V4_ERRORS: Final = frozenset((3, 4, 5, 11, 12))  # RFC 1122 §3.2.2: never answered with an error
 _V6_FIRST_INFORMATIONAL: Final = 128
 _V4_ECHO, _V6_ECHO = 8, 128

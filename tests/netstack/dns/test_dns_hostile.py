@@ -194,3 +194,14 @@ def test_sans_io():
     for found in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{found.name}")
         assert not {"socket", "os", "select", "time", "zmq", "random"} & set(vars(module)), module
+
+
+def test_an_onion_name_that_no_proxy_can_carry_does_not_exist():
+    """A label may hold any octet (RFC 2181 §11); this one ended the netstack."""
+    machine = resolver(random.Random(1))
+    for label in ("a b", "a!", "\\000", "*"):
+        for qtype in ("A", "AAAA"):
+            machine.query(query_wire(f"{label}.{'a' * 55}d.onion", qtype), "client", True, 0.0)
+            command = machine.commands.popleft()
+            assert isinstance(command, Answer)
+            assert DNSRecord.parse(command.wire).header.rcode == 3

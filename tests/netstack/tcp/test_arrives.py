@@ -144,7 +144,7 @@ def test_neither_syn_nor_rst_in_syn_sent_is_dropped():
 
 
 def test_abort_in_syn_sent_tells_the_app():
-    syn_sent().abort().expect(seg("RA")).told("reset").enters(state.CLOSED)
+    syn_sent().abort().expect().told("reset").enters(state.CLOSED)
 
 
 # ---- §3.10.7.4, first: the sequence number -------------------------------------------------

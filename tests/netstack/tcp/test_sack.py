@@ -80,7 +80,7 @@ def test_after_a_timeout_only_what_is_reported_then_counts():
     # What was reported before has been forgotten; of what comes now the second is missing.
     play.recv("A", ack=101, sack=((201, 301),)).expect(seg("PA", seq=101, data=b"B" * 100))
     play.recv("A", ack=301).expect(seg("PA", seq=301, data=b"D" * 100))
-    play = _in_flight(2, 100).recv("A", sack=((101, 201),))
+    play = _in_flight(2, 100).recv("A", sack=((101, 201),)).expect(seg("PA", seq=1))
     play.after(play.c.rto.value).expect(seg("PA", seq=1)).recv("A", ack=101).expect(seg("PA", seq=101))
 
 

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two sockets at which other commands of the same user reach a run: ``attach`` and ``stop``.
+
+They are in the session's directory, which nobody else can enter and which the environment hides
+from the program.  Nothing is read here: who connects to ``stop`` asks for the end, and who
+connects to ``attach`` is handed in to the environment's init, which hears the request.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from avne.cli.loop import Loop
+from avne.paths import Session
+
+ATTACH, STOP = "attach", "stop"
+_BACKLOG = 64
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid uid gid
+
+
+class Doors:
+    """Listening from the start; `open_attach` lets in those who wait meanwhile."""
+
+    def __init__(
+        self, session: Session, loop: Loop, attach: Callable[[int], None], stop: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._attach = _listen(session.socket(ATTACH))
+        self._stop = _listen(session.socket(STOP))
+        self._on_attach = attach
+        self._on_stop = stop
+        loop.watch(self._stop.fileno(), self._stopped)
+        self._open = False
+
+    def open_attach(self) -> None:
+        self._open = True
+        self._loop.watch(self._attach.fileno(), self._attached)
+
+    def close_attach(self) -> None:
+        """The program has ended: who still waits here, or comes, is turned away."""
+        if self._open:
+            self._open = False
+            self._loop.forget(self._attach.fileno())
+        self._attach.close()
+
+    def close(self) -> None:
+        self.close_attach()
+        self._stop.close()
+
+    def _attached(self) -> None:
+        if connection := _accept(self._attach):
+            with connection:
+                self._on_attach(connection.fileno())
+
+    def _stopped(self) -> None:
+        if connection := _accept(self._stop):
+            connection.close()
+            self._on_stop()
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    listener.bind(path)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _accept(listener: socket.socket) -> socket.socket | None:
+    """The next connection, if it is of the same user."""
+    try:
+        connection, _ = listener.accept()
+    except OSError:  # gone again, or no descriptor is left for it
+        return None
+    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    if _CREDENTIALS.unpack(peer)[1] == os.geteuid():
+        return connection
+    connection.close()
+    return None
