@@ -27,14 +27,15 @@ CREDIT_PROMISED = 256 << 20  # of all flows of a direction, before CREDIT_MIN is
 # The wire between processes.
 MAX_HEADER = 2048  # an encoded message header
 MAX_PAYLOAD = 256 << 10  # bytes of one DATA message: smaller ones cost more per byte
-INLINE_BELOW = 8 << 10  # smaller payloads go by the socket: a piece of a slab costs more than their copy
-MAX_INLINE = 32 << 10  # larger ones are cut where there is no room in the slab
 MAX_HOST = 255  # characters of a name or address in OPEN and RESOLVE (RFC 1035 §2.3.4)
 
-# Shared memory between the netstack and a worker, one slab for each direction.
-SLAB_BYTES = 128 << 20  # of address space; the credits bound what is in use
-SLAB_CHUNK = 512 << 10  # filled and freed as one
-SLAB_WARM = 16  # free chunks whose memory is kept
+LANE_PACKET = 32  # messages of one packet of the lane, and so descriptors, of which the kernel takes 253
+
+# The pool that is read into, the tun and the sockets alike.
+POOL_BYTES = 128 << 20  # beyond, what is read is copied; the credits bound it then
+POOL_CHUNK = 512 << 10  # filled and freed as one
+POOL_WARM = 8  # free chunks that are kept
+COPY_BELOW = 8 << 10  # fewer bytes are copied: they would hold a whole chunk
 
 # Datagrams in pieces (wire/fragments.py): 1 MiB of them at most.
 REASSEMBLY_DATAGRAMS = 16

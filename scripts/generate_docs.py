@@ -68,8 +68,8 @@ def wire() -> str:
         "",
         "ZeroMQ ROUTER (netstack) and DEALER (worker) over an ipc socket in the session's 0700 directory.",
         "A message is one msgpack array `[type, flow, field …]`; DATA has a second frame, the payload.",
-        "Between processes of one machine the messages marked *lane* take a stream socket of their own,",
-        "with large payloads in shared memory (avne/ipc/lane.py).",
+        "Between processes of one machine the messages marked *lane* take a socket of their own",
+        "(avne/ipc/lane.py), and a flow's bytes none: the worker gives its connected socket to the netstack.",
         "A message that breaks this table, or the flow's turn, ends the worker that sent it.",
         "",
         "| type | name | from | fields (largest value, or most characters or items) | payload | lane |",
@@ -78,7 +78,7 @@ def wire() -> str:
     who = {Sender.NETSTACK: "netstack", Sender.WORKER: "worker", Sender.BOTH: "both"}
     for kind, row in TABLE.items():
         fields = ", ".join(f"{f.name}: {f.kind.__name__} ≤ {f.limit:,}" for f in row.fields) or "–"
-        payload = "yes" if row.payload else ""
+        payload = "yes" if row.payload else "a socket" if row.socket else ""
         lane = "lane" if row.lane else ""
         lines.append(f"| {kind} | {row.name} | {who[row.sender]} | {fields} | {payload} | {lane} |")
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ import coverage
 SANS_IO = (
     "avne/netstack/*",
     "avne/ipc/messages.py",
-    "avne/upstream/relay.py",
+    "avne/ipc/relay.py",
     "avne/upstream/spec.py",
     "avne/upstream/canary.py",
 )

@@ -61,7 +61,7 @@ class Worker(Part):
         self.generation = generation
         self.identity = f"w{slot}.{generation}"
         config = {"endpoint": endpoint, "identity": self.identity, "upstream": upstream.to_config()}
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:  # the two ends of its lane, for the netstack and for the worker
             netstack.send("lane", self.identity, fds=(ours.fileno(),))
             self.control.send("config", config, fds=(theirs.fileno(),))

@@ -15,7 +15,7 @@ in a level-triggered epoll, but before the process sleeps it must have received 
 
 Costs (2 cores, per message): 64 bytes ≈ 2 µs to send and 2 µs to receive; a payload of
 256 KiB ≈ 80 µs to send, mostly its copy into the message, and 5 µs to receive without one.
-Received as `bytes` it would be 30–50 µs more; sending without a copy needs a slab that nobody
+Received as `bytes` it would be 30–50 µs more; sending without a copy needs a buffer that nobody
 touches until ZeroMQ's thread is done with it, and its bookkeeping costs what it saves.
 """
 

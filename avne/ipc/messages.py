@@ -23,9 +23,19 @@ Life of a flow::
 
 A sender never sends more DATA bytes than it was granted; CREDIT returns what was consumed.
 
-Between processes of one machine the rows marked `lane` go by lane.py, where a payload may be a piece
-of the sender's slab; RETURN says that the receiver does not look at that piece any more.  Everything else,
-and everything of a worker elsewhere, goes by ZeroMQ (channel.py).
+Between processes of one machine the rows marked `lane` go by lane.py, and the worker gives the connected
+socket away instead of carrying the bytes::
+
+    OPEN flow host port credit ->            (the credit is of no use here)
+                               <-  SOCKET flow opened     with its descriptor; or REFUSED
+    RESET flow                 ->            instead of either: given up
+    ENDED flow opened          ->            the server's end has come: was it the upstream's death?
+                               <-  ALIVE flow             no
+                               <-  RESET flow code        yes
+
+The worker then knows nothing of the flow any more: `opened` (its clock, in µs) is what it needs for the
+answer.
+Everything else, and everything of a worker elsewhere, goes by ZeroMQ (channel.py).
 """
 
 from __future__ import annotations
@@ -36,9 +46,9 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from avne.errors import Malformed
-from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_HOST, SLAB_BYTES
+from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_HOST
 
-WIRE_VERSION: Final = 2
+WIRE_VERSION: Final = 3
 
 HELLO: Final = 1
 READY: Final = 2
@@ -55,7 +65,9 @@ RESOLVED: Final = 12
 PING: Final = 13
 PONG: Final = 14
 STATS: Final = 15
-RETURN: Final = 16
+SOCKET: Final = 16
+ENDED: Final = 17
+ALIVE: Final = 18
 
 
 class Capability(IntFlag):
@@ -63,6 +75,7 @@ class Capability(IntFlag):
 
     RESOLVE = 1  # names to addresses and back, without a connection
     HALF_CLOSE = 2  # one direction may end before the other
+    PROOF = 4  # an end may be the upstream's death: ENDED asks
 
 
 class Code(IntEnum):
@@ -122,6 +135,7 @@ class Row(NamedTuple):
     fields: tuple[Field, ...]
     payload: bool = False
     lane: bool = False
+    socket: bool = False  # a descriptor comes with it
 
 
 _U63 = (1 << 63) - 1
@@ -145,11 +159,11 @@ TABLE: Final[dict[int, Row]] = {
         (Field("host", str, MAX_HOST), _int("port", 65535), _int("credit", CREDIT_MAX)),
         lane=True,
     ),
-    OPENED: Row("OPENED", Sender.WORKER, (_int("credit", CREDIT_MAX),), lane=True),
+    OPENED: Row("OPENED", Sender.WORKER, (_int("credit", CREDIT_MAX),)),
     REFUSED: Row("REFUSED", Sender.WORKER, (_int("code", 0xFFFF), Field("detail", str, 200)), lane=True),
-    DATA: Row("DATA", Sender.BOTH, (), payload=True, lane=True),
-    CREDIT: Row("CREDIT", Sender.BOTH, (_int("bytes", CREDIT_MAX),), lane=True),
-    SHUT: Row("SHUT", Sender.BOTH, (), lane=True),
+    DATA: Row("DATA", Sender.BOTH, (), payload=True),
+    CREDIT: Row("CREDIT", Sender.BOTH, (_int("bytes", CREDIT_MAX),)),
+    SHUT: Row("SHUT", Sender.BOTH, ()),
     RESET: Row("RESET", Sender.BOTH, (_int("code", 0xFFFF),), lane=True),
     RESOLVE: Row("RESOLVE", Sender.NETSTACK, (_int("kind", 1), Field("what", str, MAX_HOST))),
     RESOLVED: Row(
@@ -164,7 +178,9 @@ TABLE: Final[dict[int, Row]] = {
         Sender.WORKER,
         (_int("flows", 1 << 32), _int("bytes_up", _U63), _int("bytes_down", _U63)),
     ),
-    RETURN: Row("RETURN", Sender.BOTH, (_int("offset", SLAB_BYTES),), lane=True),
+    SOCKET: Row("SOCKET", Sender.WORKER, (_int("opened", _U63),), lane=True, socket=True),
+    ENDED: Row("ENDED", Sender.NETSTACK, (_int("opened", _U63),), lane=True),
+    ALIVE: Row("ALIVE", Sender.WORKER, (), lane=True),
 }
 _LANE: Final = frozenset(kind for kind, row in TABLE.items() if row.lane)
 

@@ -20,8 +20,8 @@ from avne.netstack.wire import vnet
 
 if TYPE_CHECKING:
     from avne.netstack.flows import Flow
+    from avne.netstack.leases import Lease
     from avne.netstack.tcp.connection import Connection
-    from avne.netstack.upstreams import Lease
 
 TCP, DNS, UDP, ICMP, MULTICAST, OTHER = "tcp", "dns", "udp", "icmp", "multicast", "other"
 FRAGMENT, FOREIGN, MALFORMED = "fragment", "foreign", "malformed"

@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A guest's connection and its flow at a worker, joined: the relay.
+"""A guest's connection and its flow at an upstream, joined: the relay.
 
-    guest ── Connection ── Flow ── Lease ── worker
+    guest ── Connection ── Flow ── Lease ── socket, or a worker elsewhere
 
 The two speak nearly the same language, and the flow carries each word over:
 
 =================  ===========================================================
-from the guest     to the worker
+from the guest     to the lease
 =================  ===========================================================
-SYN (parked)       OPEN
-data               DATA; the receive window is the credit that is left
-FIN                SHUT, after the data
-RST                RESET
-ACK of our data    CREDIT
+SYN (parked)       open
+data               data; the receive window is the credit that is left
+FIN                shut, after the data
+RST                reset
+ACK of our data    credit
 =================  ===========================================================
 
 =================  ===========================================================
-from the worker    to the guest
+from the lease     to the guest
 =================  ===========================================================
-OPENED             SYN-ACK, with the granted credit as its window
-REFUSED            RST, ICMP or silence (verdict.py)
-DATA               data
-CREDIT             a larger window
-SHUT               FIN, after the data
-RESET, or death    RST, after the data
+opened             SYN-ACK, with the granted credit as its window
+refused            RST, ICMP or silence (verdict.py)
+data               data
+credit             a larger window
+shut               FIN, after the data
+reset, or death    RST, after the data
 =================  ===========================================================
 """
 
@@ -31,16 +31,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avne.ipc.lane import Piece
-from avne.limits import INLINE_BELOW, MAX_PAYLOAD
 from avne.netstack.tcp.connection import Timer
 from avne.netstack.verdict import Verdict, verdict
 from avne.netstack.wire.icmp import Unreachable
 
 if TYPE_CHECKING:
+    from avne.netstack.leases import Lease, Payload
     from avne.netstack.stack import Stack
     from avne.netstack.tcp.connection import Connection
-    from avne.netstack.upstreams import Lease, Payload
 
 # How long a SYN that must stay unanswered is remembered: Linux gives up after 127 s (6 retries).
 SILENCE_SECONDS = 135.0
@@ -55,7 +53,7 @@ _ICMP = {
 class Flow:
     """The `App` of a connection and the `Session` of its lease."""
 
-    __slots__ = ("_parts", "_parts_bytes", "_shut", "connection", "lease", "mapped", "stack", "syn")
+    __slots__ = ("_parts", "_shut", "connection", "lease", "mapped", "stack", "syn")
 
     def __init__(self, stack: Stack, syn: bytes, mapped: bytes | None) -> None:
         self.stack = stack
@@ -63,10 +61,8 @@ class Flow:
         self.mapped = mapped  # the mapped address, which stays taken as long as we live
         self.connection: Connection
         self.lease: Lease | None = None
-        # Data of this turn; [start, end] where it is in the worker's slab already.
-        self._parts: list[memoryview | list[int]] = []
-        self._parts_bytes = 0
-        self._shut = False  # the guest's FIN has come, SHUT has not been sent
+        self._parts: list[memoryview] = []  # data of this turn
+        self._shut = False  # the guest's FIN has come, and was not passed on yet
 
     # ---- what the guest's connection says -----------------------------------------
 
@@ -76,30 +72,7 @@ class Flow:
     def received(self, payload: memoryview, now: float) -> None:
         if not self._parts:
             self.stack.wake_flow(self)
-        if payload is self.stack.text:
-            self._received_text(payload)
-        else:
-            self._parts.append(payload)
-        self._parts_bytes += len(payload)
-        if self._parts_bytes >= MAX_PAYLOAD:
-            self.flush()
-
-    def _received_text(self, text: memoryview) -> None:
-        """`text` is in the room of the stack's slab: it is ours if we take it, else to be copied now."""
-        assert self.lease is not None
-        size = len(text)
-        slab = self.stack.slab
-        if slab is None or self.lease.worker.slab is not slab or size < INLINE_BELOW:
-            self._parts.append(memoryview(bytes(text)))
-            if self.lease.worker.slab is not slab and size >= INLINE_BELOW:
-                self.stack.slab = self.lease.worker.slab  # there is likely to be more of this flow
-            return
-        last = self._parts[-1] if self._parts else None
-        if isinstance(last, list) and last[1] - last[0] + size <= MAX_PAYLOAD and slab.grow(last[1], size):
-            last[1] += size
-        else:
-            offset = slab.take(size)
-            self._parts.append([offset, offset + size])
+        self._parts.append(self.stack.keep(payload) if payload is self.stack.text else payload)
 
     def received_fin(self, now: float) -> None:
         self._shut = True
@@ -127,39 +100,19 @@ class Flow:
             self.stack.half_open -= 1
 
     def flush(self) -> None:
-        """Hand this turn's data to the worker, in messages of at most MAX_PAYLOAD bytes."""
-        lease = self.lease
-        if lease is None:
-            return
+        """Hand on this turn's data."""
         parts, self._parts = self._parts, []
-        size, self._parts_bytes = self._parts_bytes, 0
-        if lease.over:
-            self.stack.account.discarded += size
-            for part in parts:
-                if isinstance(part, list) and lease.worker.slab is not None:
-                    lease.worker.slab.give_back(part[0])
+        lease = self.lease
+        if lease is None or lease.over:
+            self.stack.account.discarded += sum(map(len, parts))
             return
-        plain: list[memoryview] = []
-        for part in parts:
-            if isinstance(part, list):
-                self._send(lease, plain)
-                plain = []
-                assert lease.worker.slab is not None
-                lease.send(Piece(part[0], lease.worker.slab.memory[part[0] : part[1]]))
-            else:
-                plain.append(part)
-        self._send(lease, plain)
+        if parts:
+            lease.send(parts)
         if self._shut:
             self._shut = False
             lease.shut()
 
-    def _send(self, lease: Lease, parts: list[memoryview]) -> None:
-        if parts:
-            whole = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
-            for at in range(0, len(whole), MAX_PAYLOAD):
-                lease.send(whole[at : at + MAX_PAYLOAD])
-
-    # ---- what the worker says ------------------------------------------------------
+    # ---- what the upstream says ------------------------------------------------------
 
     def opened(self, credit: int, now: float) -> None:
         self._remark("opened")

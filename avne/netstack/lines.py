@@ -13,13 +13,14 @@ from collections.abc import Iterator
 
 from avne.errors import Malformed
 from avne.ipc.channel import BadFrames, Router
-from avne.ipc.lane import Lane, Piece
+from avne.ipc.lane import Lane
 from avne.ipc.messages import takes_lane
-from avne.netstack.upstreams import Message, Payload
+from avne.netstack.leases import Attachment
+from avne.netstack.upstreams import Message
 
 _ROUTER_MESSAGES_PER_TURN = 64
 
-Received = tuple[bytes, bytes, Payload | Piece | None]  # worker, header, payload
+Received = tuple[bytes, bytes, Attachment]  # worker, header, payload or socket
 
 
 class CutOff(Exception):
@@ -39,31 +40,36 @@ class Lines:
         self._epoll = epoll
         self._router_fd = router.fileno()
         epoll.register(self._router_fd, select.EPOLLIN)
-        self._check_router = False
+        self.check_router = False  # it may have something
         self._lanes: dict[bytes, Lane] = {}
         self._by_fd: dict[int, bytes] = {}
+        self._unflushed = False  # something is queued for a lane
 
-    def add_lane(self, worker: bytes, fd: int) -> Lane:
+    def add_lane(self, worker: bytes, fd: int) -> None:
         """A lane for a worker that is about to join; takes over `fd`."""
         lane = self._lanes[worker] = Lane(socket.socket(fileno=fd))
         self._by_fd[lane.fileno()] = worker
         self._epoll.register(lane.fileno(), select.EPOLLIN)
-        return lane
 
-    def forget(self, worker: bytes) -> None:
-        """The worker is gone, or is treated so."""
+    def forget(self, worker: bytes) -> list[socket.socket]:
+        """The worker is gone, or is treated so.
+
+        Gives what is to be closed at the end of the turn: an event that is still to come in it may name the
+        descriptor, which must not be another socket's by then.
+        """
         lane = self._lanes.pop(worker, None)
-        if lane is not None:
-            self._epoll.unregister(lane.fileno())
-            del self._by_fd[lane.fileno()]
-            lane.close()
+        if lane is None:
+            return []
+        self._epoll.unregister(lane.fileno())
+        del self._by_fd[lane.fileno()]
+        return [lane.end()]
 
     # ---- in ----------------------------------------------------------------------------------
 
     def on_event(self, fd: int, mask: int) -> Iterator[Received]:
         """What an event of epoll brings.  Raises `CutOff`."""
         if fd == self._router_fd:
-            self._check_router = True
+            self.check_router = True
             return
         worker = self._by_fd.get(fd)
         if worker is None:
@@ -78,31 +84,31 @@ class Lines:
                 raise CutOff(worker, error.reason) from error
             if received is None:
                 raise CutOff(worker, "")
-            for header, payload in received:
-                if worker in self._lanes:  # not cut off for an earlier one of these
-                    yield worker, header, payload
+            for header, sock in received:
+                if worker in self._lanes:
+                    yield worker, header, sock
+                elif sock is not None:  # cut off for an earlier one of these
+                    sock.close()
 
     def receive(self) -> Iterator[Received]:
-        """What the router has, when it may have something.  Raises `CutOff`."""
-        if not self._check_router:
-            return
+        """What the router has.  Raises `CutOff`."""
         for _ in range(_ROUTER_MESSAGES_PER_TURN):
             try:
                 message = self._router.receive()
             except BadFrames as error:
                 raise CutOff(error.peer, error.reason) from error
             if message is None:
-                self._check_router = False
+                self.check_router = False
                 return
             yield message
 
     def idle(self) -> bool:
         """Whether the process may sleep: nothing waits here, in or out."""
-        if self._check_router and not self._router.pending():
-            self._check_router = False
-        if self._check_router:
+        if self.check_router and not self._router.pending():
+            self.check_router = False
+        if self.check_router:
             return False
-        return all(lane.blocked or not lane.waiting for lane in self._lanes.values())
+        return not self._unflushed
 
     # ---- out ---------------------------------------------------------------------------------
 
@@ -111,15 +117,15 @@ class Lines:
         worker, header, payload = message
         lane = self._lanes.get(worker)
         if lane is not None and takes_lane(header):
-            lane.send(header, payload)
+            lane.send(header)
+            self._unflushed = True
             return True
-        self._check_router = True  # a send may take the signal of what comes in with it
-        if isinstance(payload, Piece):
-            payload = payload.view
+        self.check_router = True  # a send may take the signal of what comes in with it
         return self._router.send(worker, header, payload)
 
     def flush(self) -> None:
         """Give the lanes what was queued for them."""
+        self._unflushed = False
         for lane in self._lanes.values():
             if lane.waiting and not lane.blocked:
                 self._flush(lane)

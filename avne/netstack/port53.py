@@ -19,9 +19,9 @@ from avne.netstack.dns.framing import Framing, frame_reply
 from avne.netstack.wire import ip, udp
 
 if TYPE_CHECKING:
+    from avne.netstack.leases import Lease, Payload
     from avne.netstack.stack import Stack
     from avne.netstack.tcp.connection import Connection
-    from avne.netstack.upstreams import Lease, Payload
 
 _WINDOW = 64 << 10  # of a guest's TCP stream to port 53
 _UNREAD = 256 << 10  # bytes of answers that a guest may leave unread: a stub asks a few at a time
@@ -128,7 +128,7 @@ class ServerStream:
         if self.lease is not None and data:
             count = min(len(data), self.lease.up_credit)
             if count:
-                self.lease.send(data[:count])
+                self.lease.send([memoryview(data)[:count]])
             self._unsent = [data[count:]]
 
     def opened(self, credit: int, now: float) -> None:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The netstack's process and its only file that does I/O: tun ⇄ Stack ⇄ workers.
+"""The netstack's process and its loop: tun ⇄ Stack ⇄ sockets and workers.
 
 Started by the supervisor as ``python -I -m avne.netstack.process CONTROL_FD``.  The first control
 message brings the configuration, the listening ipc socket and perhaps a capture's file, the
 second the tun.
 
-One turn of the loop: drain the tun (a bounded number of packets), drain the workers' messages,
-timers, flush; then the workers' messages go out, then the packets.  The tun is read before it
-is written because each write puts the guest's ACK into the tun's ring before it returns.
+One turn of the loop: the workers' messages, drain the tun (a bounded number of packets), read from the
+flows' sockets and write to them, timers, flush; then the workers' messages go out, then the packets.  The tun
+is read before it is written because each write puts the guest's ACK into the tun's ring before it returns.
+Sockets come from the workers, connected: none is opened here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import ctypes
 import gc
 import io
 import os
+import resource
 import select
 import signal
 import sys
@@ -27,6 +29,7 @@ from typing import Any
 from avne.errors import Malformed
 from avne.ipc.channel import Router
 from avne.ipc.control import Control
+from avne.ipc.streams import Streams
 from avne.limits import TUN_MTU
 from avne.netstack.capture import Capture
 from avne.netstack.lines import CutOff, Lines, Received
@@ -35,6 +38,7 @@ from avne.netstack.wire import split, vnet
 
 _READ = vnet.SIZE + TUN_MTU + 16
 _READS_PER_TURN = 128
+_READS_PER_WRITE = 16  # about what the cache holds, and one write takes
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_DUMPABLE = 1, 15, 4
 _DRAIN_REPORT = 0.5  # seconds between two counts of what is still owed
 
@@ -51,6 +55,8 @@ class Process:
         self._stack.account.keep_names = bool(config.get("log_names"))
         self._capture = self._stack.capture = self._begin_capture(config["session"], *fds[1:])
         self._epoll = select.epoll()
+        self._streams = Streams(self._epoll, self._log, self._stack.pool)
+        self._stack.upstreams.streams = self._streams
         self._lines = Lines(Router(fds[0], config["endpoint"]), self._epoll)
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last
@@ -94,14 +100,19 @@ class Process:
     def run(self) -> None:
         """Turn after turn."""
         stack = self._stack
+        streams = self._streams
         monotonic = time.monotonic
         control = self._control.fileno()
+        poll = self._epoll.poll
+        lines = self._lines
+        packets, messages = stack.packets, stack.upstreams.messages
         while not self._ended:
-            timeout = self._timeout(monotonic())
+            due = self._due()
+            timeout = max(0.0, due - monotonic()) if due else 0.0
             if self._capture and timeout:
                 self.flush_capture()
-            ready = self._epoll.poll(timeout)
-            now = monotonic()
+            ready = poll(timeout)
+            now = streams.now = monotonic()
             if timeout and not ready:
                 gc.collect(0)  # idle: the graph has no cycles, but exceptions may leave some
             for fd, mask in ready:
@@ -109,38 +120,46 @@ class Process:
                     self._tun_more = True
                 elif fd == control:
                     self._read_control(now)
-                else:
-                    self._handle(self._lines.on_event(fd, mask), now)
+                elif not streams.on_event(fd, mask):
+                    self._handle(lines.on_event(fd, mask), now)
             if self._tun_more:
                 self._read_tun(now)
-            self._handle(self._lines.receive(), now)
-            stack.handle_timer(now)
+            if lines.check_router:
+                self._handle(lines.receive(), now)
+            stack.push(now)
+            streams.take_turn()
+            if due <= now:
+                streams.handle_timer()
+                stack.handle_timer(now)
             stack.flush(now)
-            self._write_workers(now)
-            self._write_tun()
-            if stack.upstreams.returned:
-                self._return_pieces()
+            if messages:
+                self._write_workers(now)
+            if packets:
+                self._write_tun()
             if stack.logs:
                 self._send_logs()
             if self._draining:
                 self._report_owing()
 
-    def _timeout(self, now: float) -> float:
+    def _due(self) -> float:
+        """When the next turn is due at the latest; 0 for at once."""
         if self._tun_more or not self._lines.idle():
             return 0.0
-        due = self._stack.poll_at()
-        wait = 60.0 if due is None else max(0.0, due - now)
-        return min(wait, _DRAIN_REPORT) if self._draining else wait
+        due = self._streams.poll_at()
+        if (stack := self._stack.poll_at()) is not None:
+            due = min(due, stack)
+        longest = _DRAIN_REPORT if self._draining else 60.0
+        return min(due, self._streams.now + longest)
 
     # ---- the tun -------------------------------------------------------------------------------
 
     def _read_tun(self, now: float) -> None:
-        """Until it is empty, with a bound; the text of segments goes straight into shared memory."""
+        """Until it is empty, with a bound; the text of segments goes straight into the pool."""
         stack = self._stack
         self._tun_more = True
         try:
-            for _ in range(_READS_PER_TURN):
-                room = stack.slab.room(_READ) if stack.slab is not None else None
+            for count in range(1, _READS_PER_TURN + 1):
+                room = stack.pool.room(_READ)
                 if room is None:
                     frame = os.read(self._tun, _READ)
                     stack.account.frame_in(len(frame))
@@ -149,6 +168,9 @@ class Process:
                     stack.receive(frame, now)
                 else:
                     self._read_split(room, now)
+                if count % _READS_PER_WRITE == 0:
+                    stack.push(now)
+                    self._streams.write()
         except BlockingIOError:
             self._tun_more = False
 
@@ -191,7 +213,8 @@ class Process:
     # ---- the workers ---------------------------------------------------------------------------
 
     def _add_lane(self, worker: bytes, fd: int) -> None:
-        self._stack.add_slab(worker, self._lines.add_lane(worker, fd).slab)
+        self._lines.add_lane(worker, fd)
+        self._stack.upstreams.lanes.add(worker)
 
     def _handle(self, received: Iterator[Received], now: float) -> None:
         try:
@@ -221,7 +244,7 @@ class Process:
             self._control.send("log", "error", "worker-cut-off", {"worker": who, "reason": reason})
 
     def _gone(self, worker: bytes, now: float) -> None:
-        self._lines.forget(worker)
+        self._streams.closing += self._lines.forget(worker)
         self._stack.worker_gone(worker, now)
 
     def _write_workers(self, now: float) -> None:
@@ -232,12 +255,6 @@ class Process:
                 self._gone(message[0], now)
                 self._stack.flush(now)
         self._lines.flush()
-
-    def _return_pieces(self) -> None:
-        """The packets that may have been in them are written.  They go with the next flush."""
-        returned = self._stack.upstreams.returned
-        while returned:
-            self._lines.send(returned.popleft())
 
     # ---- the supervisor ------------------------------------------------------------------------
 
@@ -258,20 +275,27 @@ class Process:
     def _report_owing(self) -> None:
         """Tell the supervisor, while the environment ends, how many connections still send."""
         owing = self._stack.owing()
+        if not owing and not self._tun_more:
+            if not self._streams.draining:
+                self._streams.drain()
+            owing = len(self._streams)  # what they have is written, and their servers have a moment to end
         if owing != self._owing:
             self._owing = owing
             self._control.send("owing", owing)
-        if not owing and not self._tun_more:
+        if not owing and self._streams.draining:
             self._draining = False
             self._stack.upstreams.drain()
             self._write_workers(time.monotonic())
             account = self._stack.account.sum(self._stack.connections.values(), self._stack.port53.leases())
             self._control.send("drained", dict(self._stack.counters), account)
 
+    def _log(self, *event: Any) -> None:
+        self._control.send("log", *event)
+
     def _send_logs(self) -> None:
         logs = self._stack.logs
         while logs:
-            self._control.send("log", *logs.popleft())
+            self._log(*logs.popleft())
 
 
 def main() -> None:
@@ -280,6 +304,9 @@ def main() -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_NAME, b"avne [net]", 0, 0, 0)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # A flow is a descriptor, and 1,024 is what most systems give at first.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     process = Process(Control.from_fd(int(sys.argv[1])))
     # Flows hold no cycles; what is allocated so far stays.
     gc.collect()

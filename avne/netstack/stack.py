@@ -8,32 +8,34 @@ Theory of operation
     be sent, is dropped; either way it is counted in `counters`, by what it was.
 
     One turn of the caller's loop: `receive` for each packet, `handle` for each message of a
-    worker, `handle_timer`, then `flush`; then it sends `packets` and `upstreams.messages`.  `poll_at`
-    says when the next turn is due at the latest.  `now` is in seconds on one monotonic clock.
+    worker, `push`, a turn of `upstreams.streams`, `handle_timer`, then `flush`; then it sends `packets` and
+    `upstreams.messages`.  `poll_at` says when the next turn is due at the latest.  `now` is in seconds on one
+    monotonic clock.
 """
 
 from __future__ import annotations
 
 import heapq
 import ipaddress
+import socket
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
 from avne.errors import Malformed
 from avne.ipc import messages
-from avne.ipc.lane import Piece
 from avne.ipc.messages import Code, Sender
-from avne.ipc.slab import Slab
+from avne.ipc.pool import Pool
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
 from avne.netstack import account, addresses
 from avne.netstack.capture import Capture
 from avne.netstack.flows import Flow
 from avne.netstack.internet import Internet
+from avne.netstack.leases import Attachment
 from avne.netstack.port53 import Port53
 from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
-from avne.netstack.upstreams import Payload, Upstreams
+from avne.netstack.upstreams import Upstreams
 from avne.netstack.verdict import Verdict
 from avne.netstack.wire import icmp, ip, split, tcp, udp, vnet
 from avne.netstack.wire.fragments import Fragment
@@ -60,7 +62,7 @@ class Stack:
         self.upstreams = Upstreams()
         self.connections: dict[bytes, Connection] = {}
         self.half_open = 0
-        self.slab: Slab | None = None  # whose room `receive_text` is called with
+        self.pool = Pool()  # whose room `receive_text` is called with
         self.text: memoryview | None = None  # what it is called with, for as long as that is
         self.port53 = Port53(self, resolver, token)
         self._secret = token(16)
@@ -93,20 +95,23 @@ class Stack:
             return account.FRAGMENT if isinstance(error, Fragment) else account.MALFORMED
 
     def receive_text(self, head: bytearray, text: memoryview, now: float) -> None:
-        """One frame in two parts (wire/split.py); `text` is the beginning of the room of `slab`.
+        """One frame in two parts (wire/split.py); `text` is the beginning of the room of `pool`.
 
-        A flow that wants to keep it there takes it from the slab; all others copy it.  Text that is not
-        next in its turn is read again as part of a frame of its own, to be kept.
+        A flow that wants it keeps it there (`keep`).  Text that is not next in its turn is read again
+        as part of a frame of its own, to be kept.
         """
         found = split.parse(head, text)
         if found is not None:
             key, segment = found
             connection = self.connections.get(key)
             if connection is not None and (not text or arrives.is_next(connection, segment)):
-                self.text = text
-                arrives.segment(connection, segment, now)
-                self.text = None
                 self.account.take_text(len(head) + len(text) - vnet.SIZE)
+                if text:
+                    self.text = text
+                    arrives.next_segment(connection, segment, now)
+                    self.text = None
+                else:
+                    arrives.segment(connection, segment, now)
                 return
         self.receive(bytes(head) + text, now)
 
@@ -233,16 +238,18 @@ class Stack:
 
     # ---- messages --------------------------------------------------------------------
 
-    def add_slab(self, worker: bytes, slab: Slab) -> None:
-        """A worker that is about to join reads from `slab`, which is ours to write."""
-        self.upstreams.slabs[worker] = slab
-        self.slab = self.slab or slab
-
-    def handle(self, worker: bytes, header: bytes, payload: Payload | Piece | None, now: float) -> None:
+    def handle(self, worker: bytes, header: bytes, attachment: Attachment, now: float) -> None:
         """One message from a worker.  Raises `Malformed`; the caller then cuts the worker off."""
         message = messages.decode(header, Sender.WORKER)
         kind = message[0]
-        if (payload is not None) != messages.TABLE[kind].payload:
+        row = messages.TABLE[kind]
+        if attachment is None:
+            good = not row.payload
+        elif isinstance(attachment, socket.socket):
+            good = row.socket
+        else:
+            good = row.payload
+        if not good:
             raise Malformed("wire-payload")
         if kind == messages.HELLO:
             joined = self.upstreams.join(worker, message)
@@ -259,13 +266,12 @@ class Stack:
         elif kind == messages.PING:
             self.upstreams.messages.append((worker, messages.encode(messages.PONG, 0, message[2]), None))
         elif kind not in (messages.PONG, messages.STATS):
-            self.upstreams.receive(known, message, payload, now)
+            self.upstreams.receive(known, message, attachment, now)
 
     def worker_gone(self, worker: bytes, now: float) -> None:
         """A worker has died, or was cut off: its flows get a RST, its queries an error."""
         for query in self.upstreams.leave(worker, now):
             self.port53.resolved(query, Code.UPSTREAM_DOWN, [], 0, now)
-        self.slab = next(iter(self.upstreams.slabs.values()), None)
         self.port53.upstream_changed(now)
 
     # ---- time ------------------------------------------------------------------------
@@ -302,12 +308,17 @@ class Stack:
         if connection.deadline != INFINITE:
             self.schedule(connection)
 
-    def flush(self, now: float) -> None:
-        """The end of a turn: data to the workers; data, windows and ACKs to the guest."""
+    def push(self, now: float) -> None:
+        """What the guest has sent is handed to the upstream."""
         while self._dirty_flows:
             flow, _ = self._dirty_flows.popitem()
             flow.flush()
-        self.port53.flush(now)
+        if self.port53.resolver.commands:
+            self.port53.flush(now)
+
+    def flush(self, now: float) -> None:
+        """The end of a turn: what is left to push; data, windows and ACKs to the guest."""
+        self.push(now)
         dirty = self._dirty
         while dirty:
             connection, _ = dirty.popitem()
@@ -320,6 +331,10 @@ class Stack:
 
     def wake_flow(self, flow: Flow) -> None:
         self._dirty_flows[flow] = None
+
+    def keep(self, text: memoryview) -> memoryview:
+        """The text that `receive_text` was called with, for as long as it is looked at."""
+        return self.pool.keep(len(text))
 
     def schedule(self, connection: Connection) -> None:
         if connection.deadline < connection.scheduled:

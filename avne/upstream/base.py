@@ -68,16 +68,16 @@ class Attempt:
 class Negotiation:
     """What is said on a connection to the proxy until it is one to the destination.  Sans-IO.
 
-    Send `output`, then read `wanted` bytes, no more, and give them to `receive`; until `done`.
+    Send `output`, then give what comes to `receive`, which says how much of it it has taken: the rest is the
+    destination's; until `done`.
     """
 
-    __slots__ = ("done", "output", "wanted")
+    __slots__ = ("done", "output")
     output: bytes
-    wanted: int
     done: bool
 
-    def receive(self, data: bytes) -> None:
-        """The next bytes; none at the end of file.  Raises `OpenError`."""
+    def receive(self, data: bytes) -> int:
+        """The next bytes; none at the end of file.  Gives how many are done with.  Raises `OpenError`."""
         raise NotImplementedError
 
 
@@ -86,8 +86,6 @@ class Upstream:
 
     kind: str
     capabilities: Capability
-    # Its death looks like every connection's normal end, so an end needs proof (canary.py).
-    ends_need_proof = False
 
     def check(self) -> None:
         """Whether the upstream is there and speaks its protocol.  Blocks; raises `OpenError`."""

@@ -12,9 +12,10 @@ from typing import Final
 
 from avne.ipc.messages import Code
 from avne.upstream.base import Negotiation, OpenError, Upstream
-from avne.upstream.socks5 import CONNECT_TIMEOUT, REPLY_TIMEOUT
+from avne.upstream.socks5 import CONNECT_TIMEOUT, LARGEST_REPLY, REPLY_TIMEOUT
 
-_EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_ANSWER: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_EVENTS: Final = _ANSWER | select.EPOLLOUT
 
 Done = Callable[[socket.socket | OpenError], None]
 
@@ -34,6 +35,13 @@ class Opening:
         self.deadline = deadline
         self.connected = False
         self.unsent = dialogue.output
+
+    def speak(self) -> None:
+        """Send, if it is connected.  Raises OSError."""
+        self.unsent = self.unsent[self.sock.send(self.unsent) :]
+        if not self.connected:
+            self.connected = True
+            self.deadline += REPLY_TIMEOUT - CONNECT_TIMEOUT
 
     def cancel(self) -> None:
         self._owner.forget(self)
@@ -65,11 +73,16 @@ class Negotiations:
         except OSError as error:
             raise OpenError(Code.UPSTREAM_DOWN, error.strerror or "failed") from None
         opening = Opening(self, sock, dialogue, done, time.monotonic() + CONNECT_TIMEOUT)
+        try:
+            opening.speak()  # a proxy of this machine is connected already
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._fail(opening, OpenError(Code.UPSTREAM_DOWN, error.strerror or "failed"))
+            return opening
         self._due = min(self._due, opening.deadline)
         self._by_fd[sock.fileno()] = opening
-        self._epoll.register(sock.fileno(), _EVENTS)
-        if sock.family == socket.AF_UNIX:
-            self._proceed(opening)  # it is connected already
+        self._epoll.register(sock.fileno(), _EVENTS if opening.unsent else _ANSWER)
         return opening
 
     def forget(self, opening: Opening) -> None:
@@ -103,12 +116,10 @@ class Negotiations:
         try:
             while not dialogue.done:
                 if opening.unsent:
-                    opening.unsent = opening.unsent[sock.send(opening.unsent) :]
-                    if not opening.connected:
-                        opening.connected = True
-                        opening.deadline += REPLY_TIMEOUT - CONNECT_TIMEOUT
+                    opening.speak()
                     continue
-                dialogue.receive(sock.recv(dialogue.wanted))
+                taken = dialogue.receive(sock.recv(LARGEST_REPLY, socket.MSG_PEEK))
+                sock.recv(taken)
                 opening.unsent = dialogue.output
         except BlockingIOError:
             return

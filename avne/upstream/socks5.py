@@ -32,6 +32,7 @@ from avne.upstream.spec import UpstreamSpec
 CONNECT_TIMEOUT: Final = 10.0  # to the proxy
 CHECK_TIMEOUT: Final = 10.0
 REPLY_TIMEOUT: Final = 130.0  # Tor gives up by itself after 127 s at most
+LARGEST_REPLY: Final = 4 + 1 + MAX_HOST + 2  # bytes
 
 COMMAND_CONNECT: Final = 0x01
 
@@ -155,7 +156,7 @@ class Socks5(Upstream):
                 sock.settimeout(REPLY_TIMEOUT)
                 while not dialogue.done:
                     sock.sendall(dialogue.output)
-                    dialogue.receive(sock.recv(dialogue.wanted))
+                    sock.recv(dialogue.receive(sock.recv(LARGEST_REPLY, socket.MSG_PEEK)))
             except OSError as error:
                 raise _open_error(error) from None
             finally:
@@ -197,10 +198,7 @@ def encode_address(host: str) -> bytes:
 
 
 class _More(Exception):
-    """PySocks wants `count` more bytes than have come."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
+    """PySocks wants more bytes than have come."""
 
 
 class _Replied(Exception):
@@ -216,7 +214,7 @@ class _Replay:
     def __init__(self, came: bytes, ended: bool) -> None:
         self._came = came
         self._ended = ended
-        self._at = 0
+        self.at = 0
         self.written = b""
 
     def makefile(self, *_: Any) -> _Replay:
@@ -226,10 +224,10 @@ class _Replay:
         self.written += data
 
     def read(self, count: int) -> bytes:
-        data = self._came[self._at : self._at + count]
+        data = self._came[self.at : self.at + count]
         if not data and not self._ended:
-            raise _More(count)
-        self._at += len(data)
+            raise _More
+        self.at += len(data)
         return data
 
     def flush(self) -> None: ...
@@ -239,7 +237,7 @@ class _Replay:
 class Dialogue(Negotiation):
     """One request.  The reply's BND.ADDR is text (ATYP 1 and 4) or a name's bytes (ATYP 3).  Sans-IO."""
 
-    __slots__ = ("_address", "_came", "_command", "_port", "_sent", "bound", "proxy")
+    __slots__ = ("_address", "_came", "_command", "_port", "_sent", "_taken", "bound", "proxy")
 
     def __init__(self, spec: UpstreamSpec, command: int, host: str, port: int) -> None:
         name, password = (text.encode() if text else None for text in (spec.username, spec.password))
@@ -249,24 +247,29 @@ class Dialogue(Negotiation):
         self._port = port
         self._came = b""
         self._sent = 0
+        self._taken = 0  # of what came
         self.done = False
         self.bound: str | bytes = ""
         self._proceed(False)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> int:
+        before = len(self._came)
         self._came += data
         self._proceed(not data)
+        self._came = self._came[: self._taken]
+        return self._taken - before
 
     def _proceed(self, ended: bool) -> None:
         replay = _Replay(self._came, ended)
         try:
             socks.socksocket._SOCKS5_request(self, replay, self._command, (self._address, self._port))
-        except _More as more:
-            self.wanted = more.count
+        except _More:
+            pass
         except _Replied as replied:
-            self.bound, self.wanted, self.done = replied.bound, 0, True
+            self.bound, self.done = replied.bound, True
         except socks.ProxyError as error:
             raise _open_error(error) from None
+        self._taken = replay.at
         self.output = replay.written[self._sent :]
         self._sent = len(replay.written)
 

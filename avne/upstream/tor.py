@@ -26,8 +26,7 @@ class Tor(Socks5):
     """A Tor client's SocksPort."""
 
     kind = "tor"
-    capabilities = Capability.RESOLVE
-    ends_need_proof = True
+    capabilities = Capability.RESOLVE | Capability.PROOF
 
     def resolve(self, kind: ResolveKind, what: str, attempt: Attempt) -> Resolved:
         command = COMMAND_RESOLVE if kind is ResolveKind.ADDRESS else COMMAND_RESOLVE_PTR

@@ -8,17 +8,16 @@ import socket
 from collections.abc import Iterator
 
 from avne.ipc.channel import Dealer
-from avne.ipc.lane import Lane, LanePayload, Piece
+from avne.ipc.lane import Lane
 from avne.ipc.messages import takes_lane
-from avne.ipc.slab import Slab
 
 _LINE_MESSAGES_PER_TURN = 128
 
-Payload = bytes | memoryview | Piece
+Payload = bytes | memoryview
 
 
 class Uplink:
-    """Shares the worker's epoll.  `slab` is where payloads for the netstack go; None without a lane."""
+    """Shares the worker's epoll."""
 
     def __init__(
         self, endpoint: str, identity: bytes, lane: socket.socket | None, epoll: select.epoll
@@ -31,7 +30,6 @@ class Uplink:
         epoll.register(self._line_fd, select.EPOLLIN)
         if self._lane:
             epoll.register(self._lane_fd, select.EPOLLIN)
-        self.slab: Slab | None = self._lane.slab if self._lane else None
         self._check_line = False
         self.closed = False  # the netstack is gone
 
@@ -40,13 +38,23 @@ class Uplink:
         if self._lane:
             self._lane.close()
 
-    def send(self, header: bytes, payload: LanePayload | None = None) -> None:
+    @property
+    def takes_sockets(self) -> bool:
+        """Whether the netstack is on this machine."""
+        return self._lane is not None
+
+    def send(self, header: bytes, payload: Payload | None = None) -> None:
         """Queue a message; what goes by the lane leaves with `flush`."""
         if self._lane is not None and takes_lane(header):
-            self._lane.send(header, payload)
+            self._lane.send(header)
             return
         self._check_line = True  # a send may take the signal of what comes in with it
-        self._line.send(header, payload.view if isinstance(payload, Piece) else payload)
+        self._line.send(header, payload)
+
+    def give(self, header: bytes, sock: socket.socket) -> None:
+        """Queue a message with a socket, which is not ours any more; only where it `takes_sockets`."""
+        assert self._lane is not None
+        self._lane.send(header, sock)
 
     def flush(self) -> None:
         lane = self._lane
@@ -72,7 +80,7 @@ class Uplink:
         if received is None:
             self.closed = True
             return iter(())
-        return iter(received)
+        return ((header, None) for header, _ in received)  # the netstack gives no sockets
 
     def receive(self) -> Iterator[tuple[bytes, Payload | None]]:
         """What the ZeroMQ line has, when it may have something.  Raises `Malformed`."""

@@ -2,9 +2,10 @@
 """An upstream worker: carries the netstack's flows over an upstream, in a process of its own.
 
 ``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {endpoint, identity, upstream}``
-on the control line.  The loop's thread does everything but what blocks, which happens on the pool's
-threads.  HELLO and READY with the netstack, and one look at the upstream, make
-``ready``.
+on the control line, with its end of the lane where the netstack is on this machine.  A flow's negotiation
+ends with its socket given to that netstack; where there is no lane, its bytes go by frames.py.  The loop's
+thread does everything but what blocks, which happens on the pool's threads.  HELLO and READY with the
+netstack, and one look at the upstream, make ``ready``.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from avne.errors import Malformed
 from avne.ipc import messages
 from avne.ipc.control import Control
 from avne.ipc.messages import Code, ResolveKind, Sender, encode
+from avne.ipc.pool import Pool as Memory
+from avne.ipc.streams import Streams
 from avne.upstream import failure
 from avne.upstream.base import Attempt, OpenError, Resolved
+from avne.upstream.frames import Frames
 from avne.upstream.negotiations import Negotiations, Opening
 from avne.upstream.pool import Pool
 from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
-from avne.upstream.streams import Streams
 from avne.upstream.tor import Tor
 from avne.upstream.uplink import Payload, Uplink
 
@@ -53,7 +56,8 @@ class Worker:
         self._pool = Pool()
         self._epoll = select.epoll()
         self._uplink = Uplink(config["endpoint"], config["identity"].encode(), lane, self._epoll)
-        self._streams = Streams(self._uplink, self._epoll, self._upstream, self._log)
+        self._streams = Streams(self._epoll, self._log, Memory())
+        self._frames = Frames(self._uplink, self._streams, self._epoll, self._upstream, self._log)
         self._negotiations = Negotiations(self._epoll, self._upstream, self._streams.closing)
         self._opening: dict[int, Attempt | Opening] = {}
         self._last_stats = (0, 0, 0)
@@ -79,8 +83,9 @@ class Worker:
             self._receive(self._uplink.receive())
             self._streams.take_turn()
             self._negotiations.handle_timer(self._streams.now)
+            self._streams.handle_timer()
             if self._checked:
-                self._streams.handle_timer()
+                self._frames.handle_timer()
             self._report_stats()
             self._uplink.flush()
         os._exit(0)
@@ -97,17 +102,17 @@ class Worker:
                 self._broken(error)
             if received is not None:
                 self._receive(received)
-            elif not self._negotiations.on_event(fd):
-                self._streams.on_event(fd, mask)
+            elif not (self._negotiations.on_event(fd) or self._streams.on_event(fd, mask)):
+                self._frames.on_event(fd, mask)
             if self._uplink.closed:
                 os._exit(0)  # the netstack has gone, or has cut us off
 
     def _timeout(self) -> float:
         if not self._uplink.idle():
             return 0.0
-        due = min(self._streams.now + 60.0, self._negotiations.poll_at())
+        due = min(self._streams.now + 60.0, self._negotiations.poll_at(), self._streams.poll_at())
         if self._checked:
-            due = min(due, self._streams.poll_at())
+            due = min(due, self._frames.poll_at())
         if self._stats() != self._last_stats:
             due = min(due, self._stats_at)
         if self._drain_until is not None:
@@ -142,21 +147,18 @@ class Worker:
             self._announce()
         elif kind == messages.DRAIN:
             self._drain()
-        elif kind == messages.RETURN:
-            if self._uplink.slab is None:
-                raise Malformed("wire-slab")
-            self._uplink.slab.give_back(message[2])
         elif kind == messages.PING:
+            self._streams.write()  # the answer says that what came before has been done
             self._uplink.send(encode(messages.PONG, number, message[2]))
         elif number not in self._opening:
-            self._streams.handle(message, payload)
+            self._frames.handle(message, payload)
         elif kind == messages.RESET:
             self._opening.pop(number).cancel()
         else:
             raise Malformed("wire-turn")
 
     def _open(self, number: int, host: str, port: int, credit: int) -> None:
-        if number in self._opening or number in self._streams:
+        if number in self._opening or number in self._frames:
             raise Malformed("wire-turn")
         if self._streams.draining:
             self._refuse(number, OpenError(Code.UPSTREAM_DOWN, "this worker is about to end"))
@@ -168,8 +170,11 @@ class Worker:
                     result.close()
             elif isinstance(result, OpenError):
                 self._refuse(number, result)
+            elif self._uplink.takes_sockets:
+                opened = int(self._streams.now * 1e6)
+                self._uplink.give(encode(messages.SOCKET, number, opened), result)
             else:
-                self._streams.adopt(number, result, credit)
+                self._frames.adopt(number, result, credit)
 
         attempt = self._opening[number] = Attempt()
         try:
@@ -211,10 +216,10 @@ class Worker:
     def _is_drained(self) -> bool:
         if self._drain_until is None:
             return False
-        return not len(self._streams) or time.monotonic() >= self._drain_until
+        return not len(self._frames) or time.monotonic() >= self._drain_until
 
     def _stats(self) -> tuple[int, int, int]:
-        return len(self._streams), self._streams.bytes_up, self._streams.bytes_down
+        return len(self._frames), self._streams.bytes_up, self._streams.bytes_down
 
     def _report_stats(self) -> None:
         stats = self._stats()

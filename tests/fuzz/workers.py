@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import socket
+from array import array
 from typing import Any
 
 import msgpack
@@ -15,21 +16,23 @@ import msgpack
 from avne.errors import Malformed
 from avne.ipc import messages
 from avne.ipc.control import Control
-from avne.ipc.lane import Lane, Piece
+from avne.ipc.lane import Lane
 from avne.ipc.messages import Capability, Sender, encode
-from avne.ipc.slab import Slab
-from avne.limits import CREDIT_MAX, MAX_PAYLOAD
+from avne.ipc.pool import Pool
+from avne.ipc.streams import Streams
+from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_PAYLOAD
 from avne.netstack.wire import tcp
 from avne.upstream.base import OpenError, Upstream
+from avne.upstream.frames import Frames
 from avne.upstream.socks5 import COMMAND_CONNECT, Dialogue
 from avne.upstream.spec import UpstreamSpec
-from avne.upstream.streams import Streams
 
 from .choices import Choices
 from .guests import SERVERS, Peer
 from .world import World
 
 ODD: list[Any] = [None, True, -1, 1.5, b"x", "x", [], ["a", 1], {"k": 1}, 1 << 63, "\udcff", "\0", "x" * 300]
+_pool = Pool()
 WRONG = (ValueError, TypeError, OverflowError, UnicodeEncodeError)
 
 
@@ -78,7 +81,9 @@ def stack(data: bytes) -> set[str]:
     """Whatever a worker says, it is heeded or cut off, and the guest gets good packets only."""
     c = Choices(data)
     config = c.byte()
-    world = World(c.pick(["tor", "socks5", "x"]), config & 3, bool(config & 4), bool(config & 8))
+    world = World(
+        c.pick(["tor", "socks5", "x"]), config & 3, bool(config & 4), bool(config & 8), bool(config & 16)
+    )
     peers = [Peer(world, SERVERS[n & 1], 80, 40000 + n, 7) for n in range(3)]
     for peer in peers:
         peer.send(tcp.SYN, peer.isn, 0, b"", tcp.syn_options(1460, 7, True))
@@ -111,8 +116,7 @@ def stack(data: bytes) -> set[str]:
 
 
 class _Uplink:
-    def __init__(self, slab: Slab | None) -> None:
-        self.slab = slab
+    def __init__(self) -> None:
         self.sent: list[tuple[bytes, Any]] = []
 
     def send(self, header: bytes, payload: Any = None) -> None:
@@ -126,6 +130,9 @@ class _Epoll:
     def register(self, fd: int, mask: int) -> None:
         assert fd not in self.fds
         self.fds.add(fd)
+
+    def modify(self, fd: int, mask: int) -> None:
+        assert fd in self.fds
 
     def unregister(self, fd: int) -> None:
         self.fds.remove(fd)
@@ -153,6 +160,12 @@ class _Socket:
         count = len(view) if how & 1 else min(len(view), how)
         self.written += count
         return count
+
+    def sendmsg(self, views: list[memoryview]) -> int:
+        return min(self.send(view) for view in views[:1])
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
 
     def recv_into(self, buffer: memoryview, size: int = 0) -> int:
         how = self.c.byte()
@@ -197,14 +210,15 @@ def streams(data: bytes) -> set[str]:
     and its descriptors come back, and only a breach of the protocol ends it."""
     c = Choices(data)
     config = c.byte()
-    uplink, epoll = _Uplink(None), _Epoll()
+    uplink, epoll = _Uplink(), _Epoll()
     logs: list[str] = []
-    machine = Streams(
-        uplink,
-        epoll,
-        _HalfClose() if config & 1 else _NoHalfClose(),
-        lambda level, event, fields: logs.append(event),
-    )  # type: ignore[arg-type]
+    upstream = _HalfClose() if config & 1 else _NoHalfClose()
+
+    def log(level: str, event: str, fields: dict[str, Any]) -> None:
+        logs.append(event)
+
+    machine = Streams(epoll, log, _pool)  # type: ignore[arg-type]
+    frames = Frames(uplink, machine, epoll, upstream, log)  # type: ignore[arg-type]
     machine.now = 1000.0
     sockets: list[_Socket] = []
     granted: dict[int, int] = {}
@@ -213,12 +227,12 @@ def streams(data: bytes) -> set[str]:
         sock = _Socket(10 + number, c)
         sockets.append(sock)
         credit = granted[number] = c.pick([0, 1, 5000, 1 << 16, CREDIT_MAX])
-        machine.adopt(number, sock, credit)  # type: ignore[arg-type]
+        frames.adopt(number, sock, credit)  # type: ignore[arg-type]
     try:
         for _ in range(32):
             if not c.more:
                 break
-            _step(c, machine, sockets, granted)
+            _step(c, machine, frames, sockets, granted)
             _look(uplink, granted, features)
     except Malformed as error:
         features.add(error.reason)
@@ -226,14 +240,16 @@ def streams(data: bytes) -> set[str]:
     return features | set(logs)
 
 
-def _step(c: Choices, machine: Streams, sockets: list[_Socket], granted: dict[int, int]) -> None:
+def _step(
+    c: Choices, machine: Streams, frames: Frames, sockets: list[_Socket], granted: dict[int, int]
+) -> None:
     how = c.byte() % 16
     if how < 7:
         message = messages.decode(_header(c, [1, 2, 3], FROM_NETSTACK), Sender.NETSTACK)
         payload = bytes(c.pick([0, 1, 300, 20_000, MAX_PAYLOAD])) if message[0] == messages.DATA else None
-        if message[0] == messages.CREDIT and message[1] in machine:
+        if message[0] == messages.CREDIT and message[1] in frames:
             granted[message[1]] += message[2]
-        machine.handle(message, payload)
+        frames.handle(message, payload)
     elif how < 12:
         machine.on_event(c.pick(sockets).fd if how < 11 else 99, c.pick(EVENTS))
     elif how == 12:
@@ -249,14 +265,14 @@ def _look(uplink: _Uplink, granted: dict[int, int], features: set[str]) -> None:
         message = messages.decode(header, Sender.WORKER)
         features.add(f"sent {messages.TABLE[message[0]].name}")
         if message[0] == messages.DATA:
-            size = len(payload.view) if isinstance(payload, Piece) else len(payload)
+            size = len(payload)
             granted[message[1]] -= size
             assert granted[message[1]] >= 0, "more than was granted"
     uplink.sent.clear()
 
 
 def _finish(machine: Streams, sockets: list[_Socket], epoll: _Epoll) -> None:
-    for stream in list(machine._streams.values()):
+    for stream in list(machine._by_fd.values()):
         assert stream.relay.queued <= CREDIT_MAX
         machine._remove(stream)
     machine.take_turn()
@@ -269,44 +285,42 @@ def _finish(machine: Streams, sockets: list[_Socket], epoll: _Epoll) -> None:
 
 
 def lane(data: bytes) -> set[str]:
-    """Whatever comes on a lane, greeting or not, it is a message, the end, or malformed."""
+    """Whatever comes on a lane, it is messages, the end, or malformed; and no descriptor is left."""
     c = Choices(data)
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = len(os.listdir("/proc/self/fd"))
+    features = set()
     with ours, theirs:
         end = Lane(ours)
-        features = set()
-        try:
-            how = c.byte()
-            if how < 240:
-                other = Lane(theirs)
-                other.close = lambda: None  # type: ignore[method-assign]
-                os.close(other.slab.fd)
+        with contextlib.suppress(Malformed):
             while c.more:
-                theirs.send(_frames(c))
-                received = end.receive()
+                given = [theirs.fileno(), 0][c.byte() & 1]
+                fds = array("i", [given] * (c.byte() % 4))
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
+                theirs.sendmsg([b"".join(_frame(c) for _ in range(1 + c.byte() % 3))], rights)
+                try:
+                    received = end.receive()
+                except Malformed as error:
+                    features.add(error.reason)
+                    raise
                 if received is None:
                     break
-                for header, payload in received:
-                    assert len(header) <= 2048
-                    size = len(payload.view) if isinstance(payload, Piece) else len(payload or b"")
-                    features.add(f"message {size.bit_length()}")
-        except Malformed as error:
-            features.add(error.reason)
-        finally:
-            os.close(end.slab.fd)
+                for header, sock in received:
+                    assert len(header) <= MAX_HEADER
+                    features.add(f"message {len(header).bit_length()} {sock is not None}")
+                    if sock is not None:
+                        sock.close()
+        assert len(os.listdir("/proc/self/fd")) == before
     return features
 
 
-def _frames(c: Choices) -> bytes:
+def _frame(c: Choices) -> bytes:
     how = c.byte()
     if how < 32:
         return c.some() or b"\0"
     header = c.take(how & 7)
     length = len(header) if how < 240 else c.number(2)
-    a, b = _number(c), c.pick([0, 1, 100, MAX_PAYLOAD, MAX_PAYLOAD + 1, 1 << 31])
-    body = bytes(min(a, 70_000)) if how & 8 else b""
-    front = length.to_bytes(2, "little") + bytes((c.byte() % 4, 0))
-    return front + a.to_bytes(4, "little") + b.to_bytes(4, "little") + header + body
+    return length.to_bytes(2, "little") + bytes((how >> 4 & 1,)) + header
 
 
 def control(data: bytes) -> set[str]:
@@ -348,16 +362,25 @@ HOSTS = ["example.com", "192.0.2.1", "2001:db8::1", "x" * 255, "a", "a" * 128]
 def socks(data: bytes) -> set[str]:
     """Whatever a SOCKS server answers, it is a connection or an `OpenError`, and no byte too many is read."""
     c = Choices(data)
+    spec, host = c.pick(SPECS), c.pick(HOSTS)
+    taken = b""
     try:
-        dialogue = Dialogue(c.pick(SPECS), COMMAND_CONNECT, c.pick(HOSTS), 80)
+        dialogue = Dialogue(spec, COMMAND_CONNECT, host, 80)
         for _ in range(64):
             if dialogue.done:
                 break
-            assert 0 < dialogue.wanted <= 512
-            piece = c.take(dialogue.wanted)
-            dialogue.receive(piece)
+            piece = c.take(1 + c.byte())
+            count = dialogue.receive(piece)
+            assert count <= len(piece)
+            assert dialogue.done or count == len(piece), "what was left is the destination's"
+            taken += piece[:count]
         else:
             raise AssertionError("a dialogue without end")
+        again = Dialogue(spec, COMMAND_CONNECT, host, 80)
+        for at in range(len(taken)):
+            assert not again.done, "less was enough"
+            assert again.receive(taken[at : at + 1]) == 1
+        assert again.done
     except OpenError as error:
         refusal = error
     else:

@@ -10,9 +10,8 @@ import strict
 
 from avne.errors import Malformed
 from avne.ipc import messages
-from avne.ipc.lane import Piece
 from avne.ipc.messages import Sender, encode
-from avne.ipc.slab import Slab
+from avne.ipc.pool import Pool
 from avne.limits import REASSEMBLY_DATAGRAMS, REASSEMBLY_PIECES
 from avne.netstack.stack import Stack
 from avne.netstack.tcp import reassembly, seq
@@ -20,7 +19,7 @@ from avne.netstack.tcp.output import MAX_IN_FLIGHT
 from avne.netstack.wire import split, vnet
 
 _token = random.Random(1).randbytes
-_slab: list[Slab] = []  # one for all inputs: its pieces are given back
+_pool = Pool()  # one for all inputs: its memory comes back by itself
 
 
 class Told(NamedTuple):
@@ -32,27 +31,27 @@ class Told(NamedTuple):
 
 
 class World:
-    def __init__(self, kind: str, capabilities: int, resolver: bool, slab: bool) -> None:
+    def __init__(
+        self, kind: str, capabilities: int, resolver: bool, in_parts: bool, lane: bool = False
+    ) -> None:
         self.stack = Stack(("192.0.2.53", 53) if resolver else None, _token)
         self.now = 1000.0
         self.told: list[Told] = []
         self.frames: list[bytes] = []  # sent to the guest
-        self.slab: Slab | None = None
+        self.in_parts = in_parts  # frames are read head and text apart
+        self.stack.pool = _pool
         self.features: set[str] = set()
-        if slab:
-            if not _slab:
-                _slab.append(Slab())
-            self.slab = _slab[0]
-            self.stack.add_slab(b"w0", self.slab)
+        if lane:
+            self.stack.upstreams.lanes.add(b"w0")
         self.handle(b"w0", encode(messages.HELLO, 0, messages.WIRE_VERSION, kind, capabilities))
         self.told.clear()
 
     # ---- what happens --------------------------------------------------------------------------
 
     def receive(self, frame: bytes) -> None:
-        """As the process does: the text into the slab where there is one."""
+        """As the process does: the text into the pool."""
         head = split.HEAD_V6 if len(frame) > vnet.SIZE and frame[vnet.SIZE] >> 4 == 6 else split.HEAD_V4
-        room = self.slab.room(1 << 16) if self.slab is not None else None
+        room = self.stack.pool.room(1 << 16) if self.in_parts else None
         if room is None or len(frame) < head:
             self.stack.receive(frame, self.now)
             return
@@ -93,19 +92,12 @@ class World:
         while out:
             worker, header, payload = out.popleft()
             kind, flow, *fields = messages.decode(header, Sender.NETSTACK)
-            body = b""
-            if isinstance(payload, Piece):
-                body = bytes(payload.view)
-                assert self.slab is not None
-                self.slab.give_back(payload.offset)
-            elif payload is not None:
-                body = bytes(payload)
+            body = bytes(payload or b"")
             self.told.append(Told(worker, kind, flow, fields, body))
         while stack.packets:
             frame = b"".join(stack.packets.popleft())
             strict.check(frame)
             self.frames.append(frame)
-        stack.upstreams.returned.clear()
         stack.logs.clear()
 
     # ---- what must be so -----------------------------------------------------------------------

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import resource
 import select
 import socket
 import struct
@@ -16,21 +16,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avne.errors import Malformed
-from avne.ipc.lane import Lane, LaneMessage, Piece
-from avne.ipc.messages import DATA, encode, takes_lane
-from avne.ipc.slab import Slab
-from avne.limits import INLINE_BELOW, MAX_HEADER, MAX_INLINE, MAX_PAYLOAD, SLAB_BYTES, SLAB_CHUNK
+from avne.ipc.lane import Lane, LaneMessage
+from avne.ipc.messages import ALIVE, DATA, OPEN, PING, RESOLVED, SOCKET, encode, takes_lane
+from avne.limits import LANE_PACKET, MAX_HEADER
 
-FRAME = struct.Struct("<HBxII")
+HEAD = struct.Struct("<H?")
 
 
 @pytest.fixture
 def ends() -> Iterator[tuple[Lane, Lane]]:
-    one, two = socket.socketpair()
+    one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     lanes = Lane(one), Lane(two)
     yield lanes
     for lane in lanes:
         lane.close()
+
+
+@pytest.fixture
+def raw() -> Iterator[tuple[socket.socket, Lane]]:
+    """A peer that may send anything, and a lane."""
+    one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    lane = Lane(two)
+    with one:
+        yield one, lane
+    lane.close()
 
 
 def pump(sender: Lane, receiver: Lane, count: int) -> list[LaneMessage]:
@@ -46,60 +55,40 @@ def pump(sender: Lane, receiver: Lane, count: int) -> list[LaneMessage]:
     return came
 
 
-def content(message: LaneMessage) -> tuple[bytes, bytes | None]:
-    header, payload = message
-    return header, bytes(payload.view) if isinstance(payload, Piece) else payload
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 def test_messages_arrive_both_ways_in_order(ends: tuple[Lane, Lane]) -> None:
     for sender, receiver in (ends, ends[::-1]):
-        sender.send(b"plain")
-        sender.send(b"small", b"payload")
-        sender.send(b"large", os.urandom(100_000))
-        sender.send(b"empty", b"")
-        sender.send(b"last")
-        came = [content(message) for message in pump(sender, receiver, 4)]
-        assert [header for header, _ in came] == [b"plain", b"small", b"large", b"last"]
-        assert came[1][1] == b"payload"
+        headers = [b"%d" % n for n in range(LANE_PACKET * 3)]
+        for header in headers:
+            sender.send(header)
+        assert sender.waiting
+        assert pump(sender, receiver, len(headers)) == [(header, None) for header in headers]
+        assert not sender.waiting
 
 
-def test_a_large_payload_is_a_piece_and_comes_back(ends: tuple[Lane, Lane]) -> None:
-    data = os.urandom(INLINE_BELOW)
-    ends[0].send(b"h", data)
-    ((_, piece),) = pump(*ends, 1)
-    assert isinstance(piece, Piece)
-    assert piece.view == data
-    ends[0].slab.give_back(piece.offset)
-
-
-def test_a_piece_goes_as_it_is(ends: tuple[Lane, Lane]) -> None:
-    slab = ends[0].slab
-    room = slab.room(MAX_PAYLOAD)
-    assert room is not None
-    room[:5] = b"bytes"
-    offset = slab.take(5)
-    ends[0].send(b"h", Piece(offset, slab.memory[offset : offset + 5]))
-    ((_, piece),) = pump(*ends, 1)
-    assert isinstance(piece, Piece)
-    assert (piece.offset, bytes(piece.view)) == (offset, b"bytes")
-
-
-def test_without_room_a_payload_is_cut_and_whole(ends: tuple[Lane, Lane]) -> None:
-    slab = ends[0].slab
-    while slab.room(SLAB_CHUNK) is not None:
-        slab.take(SLAB_CHUNK)
-    data = os.urandom(MAX_PAYLOAD)
-    ends[0].send(b"h", memoryview(data))
-    parts = pump(*ends, MAX_PAYLOAD // MAX_INLINE)
-    assert b"".join(content(part)[1] or b"" for part in parts) == data
-    assert all(len(content(part)[1] or b"") <= MAX_INLINE for part in parts)
-
-
-def test_a_small_payload_is_copied_at_once(ends: tuple[Lane, Lane]) -> None:
-    buffer = bytearray(b"before")
-    ends[0].send(b"h", memoryview(buffer))
-    buffer[:] = b"after!"
-    assert content(pump(*ends, 1)[0]) == (b"h", b"before")
+def test_a_socket_goes_with_its_message_and_is_the_receivers_then(ends: tuple[Lane, Lane]) -> None:
+    before = descriptors()
+    pairs = [socket.socketpair() for _ in range(LANE_PACKET + 3)]
+    for number, (ours, _) in enumerate(pairs):
+        ends[0].send(b"without")
+        ends[0].send(b"%d" % number, ours)
+    came = pump(*ends, 2 * len(pairs))
+    assert [sock for _, sock in came[::2]] == [None] * len(pairs)
+    for number, (header, sock) in enumerate(came[1::2]):
+        assert header == b"%d" % number
+        assert sock is not None
+        with sock:
+            assert not os.get_inheritable(sock.fileno())
+            sock.send(b"%d" % number)
+    for number, (ours, theirs) in enumerate(pairs):
+        assert ours.fileno() == -1, "closed here"
+        with theirs:
+            assert theirs.recv(100) == b"%d" % number
+            assert theirs.recv(100) == b"", "nobody else has it"
+    assert descriptors() == before
 
 
 def test_nothing_is_lost_while_the_peer_does_not_read(ends: tuple[Lane, Lane]) -> None:
@@ -107,146 +96,120 @@ def test_nothing_is_lost_while_the_peer_does_not_read(ends: tuple[Lane, Lane]) -
     count = 0
     while not sender.blocked:
         for _ in range(100):
-            sender.send(encode(DATA, count), count.to_bytes(1000, "big"))
+            sender.send(encode(OPEN, count, "h" * 200, 1, 1))
             count += 1
         sender.flush()
     sender.send(b"after it was blocked")
     came = pump(sender, receiver, count + 1)
-    assert [message[0] for message in came[:-1]] == [encode(DATA, n) for n in range(count)]
-    assert [content(m)[1] for m in came[:-1]] == [n.to_bytes(1000, "big") for n in range(count)]
+    assert [header for header, _ in came[:-1]] == [encode(OPEN, n, "h" * 200, 1, 1) for n in range(count)]
     assert came[-1] == (b"after it was blocked", None)
     assert not sender.blocked
-    assert not sender.waiting
 
 
-def test_the_end_is_seen_after_what_was_sent(ends: tuple[Lane, Lane]) -> None:
-    sender, receiver = ends
-    sender.send(b"last words")
-    sender.flush()
-    sender._sock.shutdown(socket.SHUT_RDWR)
-    assert pump_until_end(receiver) == [(b"last words", None)]
-    receiver.send(b"to nobody")
-    receiver.flush()
-    assert not receiver.blocked
+def test_a_lane_that_is_closed_keeps_no_socket(ends: tuple[Lane, Lane]) -> None:
+    ours, theirs = socket.socketpair()
+    ends[0].send(b"never sent", ours)
+    ends[0].close()
+    with theirs:
+        assert theirs.recv(1) == b""
 
 
-def pump_until_end(receiver: Lane) -> list[LaneMessage]:
-    came: list[LaneMessage] = []
-    while (received := receiver.receive()) is not None:
-        came += received
-    return came
+def test_a_peer_that_is_gone_is_the_end_of_file(ends: tuple[Lane, Lane]) -> None:
+    ours, theirs = socket.socketpair()
+    ends[1].close()
+    ends[0].send(b"to nobody", ours)
+    ends[0].flush()
+    assert not ends[0].blocked
+    assert not ends[0].waiting
+    assert ends[0].receive() is None
+    with theirs:
+        assert theirs.recv(1) == b""
 
 
-def test_an_end_before_the_slab_has_come() -> None:
-    one, two = socket.socketpair()
-    two.close()
-    lane = Lane(one)
-    assert lane.receive() is None
-    lane.close()
-
-
-# ---- a peer that breaks it -----------------------------------------------------------------
-
-
-class Rogue:
-    """The other end, bare."""
-
-    def __init__(self, greet: bool = True) -> None:
-        one, self.sock = socket.socketpair()
-        self.lane = Lane(one)
-        self.slab = Slab()
-        if greet:
-            self.say(FRAME.pack(0, 0, 0, 0), self.slab.fd)
-            assert self.lane.receive() == []
-
-    def say(self, data: bytes, *fds: int) -> None:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
-        self.sock.sendmsg([data], rights)
-
-    def close(self) -> None:
-        self.lane.close()
-        self.sock.close()
-        self.slab.close()
-
-
-@pytest.fixture
-def rogue() -> Iterator[Rogue]:
-    rogue = Rogue()
-    yield rogue
-    rogue.close()
+def test_without_descriptors_left_the_message_comes_alone(ends: tuple[Lane, Lane]) -> None:
+    """unix(7): what does not fit is closed.  The first ones get theirs."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    for number, (ours, _) in enumerate(pairs):
+        ends[0].send(b"%d" % number, ours)
+    ends[0].flush()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))
+    try:
+        came = ends[1].receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert came is not None
+    assert [header for header, _ in came] == [b"0", b"1", b"2"]
+    assert [sock is not None for _, sock in came] == [True, False, False]
+    for (_, sock), (_, theirs) in zip(came, pairs, strict=True):
+        theirs.close()
+        if sock is not None:
+            sock.close()
 
 
 @pytest.mark.parametrize(
-    ("frame", "reason"),
+    ("packet", "reason"),
     [
-        (FRAME.pack(MAX_HEADER + 1, 0, 0, 0), "wire-frame-size"),
-        (FRAME.pack(1, 1, MAX_INLINE + 1, 0), "wire-frame-size"),
-        (FRAME.pack(1, 2, 0, 0) + b"h", "wire-frame-size"),
-        (FRAME.pack(1, 2, 0, MAX_PAYLOAD + 1) + b"h", "wire-frame-size"),
-        (FRAME.pack(1, 2, SLAB_BYTES, 1) + b"h", "wire-slab"),
-        (FRAME.pack(1, 2, SLAB_BYTES - 10, 11) + b"h", "wire-slab"),
-        (FRAME.pack(1, 2, 0xFFFFFFFF, 1) + b"h", "wire-slab"),
-        (FRAME.pack(1, 3, 0, 0) + b"h", "wire-frame-form"),
-        (FRAME.pack(1, 255, 0, 0) + b"h", "wire-frame-form"),
+        (b"\1", "wire-frame-size"),
+        (HEAD.pack(5, False) + b"four", "wire-frame-size"),
+        (HEAD.pack(MAX_HEADER + 1, False) + bytes(MAX_HEADER + 1), "wire-frame-size"),
+        (HEAD.pack(2, False) + b"ok" + b"\0\0", "wire-frame-size"),
     ],
 )
-def test_what_is_no_frame(rogue: Rogue, frame: bytes, reason: str) -> None:
-    rogue.say(frame)
+def test_a_packet_that_is_none(raw: tuple[socket.socket, Lane], packet: bytes, reason: str) -> None:
+    peer, lane = raw
+    peer.send(packet)
     with pytest.raises(Malformed, match=reason):
-        rogue.lane.receive()
+        lane.receive()
 
 
-def test_a_second_descriptor_is_not_taken() -> None:
-    rogue = Rogue(greet=False)
-    before = len(os.listdir("/proc/self/fd"))
-    rogue.say(FRAME.pack(0, 0, 0, 0), rogue.slab.fd, rogue.slab.fd)
-    assert rogue.lane.receive() == []
-    assert len(os.listdir("/proc/self/fd")) == before + 1  # the mapping has one
-    rogue.close()
+def test_descriptors_that_nobody_asked_for_are_closed(raw: tuple[socket.socket, Lane]) -> None:
+    peer, lane = raw
+    before = descriptors()
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [peer.fileno()] * 2))]
+    peer.sendmsg([HEAD.pack(1, True) + b"h"], rights)
+    with pytest.raises(Malformed, match="wire-descriptors"):
+        lane.receive()
+    assert descriptors() == before
+    peer.sendmsg([HEAD.pack(2, True) + b"h"], rights)
+    with pytest.raises(Malformed, match="wire-frame-size"):
+        lane.receive()
+    assert descriptors() == before
 
 
-@pytest.mark.parametrize("flaw", ["no descriptor", "a pipe", "other bytes"])
-def test_what_is_no_greeting(flaw: str) -> None:
-    rogue = Rogue(greet=False)
-    pipe = os.pipe()
-    fds = {"no descriptor": (), "a pipe": (pipe[0],)}
-    rogue.say(FRAME.pack(0, flaw == "other bytes", 0, 0), *fds.get(flaw, (rogue.slab.fd,)))
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(Malformed, match="wire-slab"):
-        rogue.lane.receive()
-    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor is left open"
-    for fd in pipe:
-        os.close(fd)
-    rogue.close()
+def test_a_descriptor_that_is_no_socket(raw: tuple[socket.socket, Lane]) -> None:
+    peer, lane = raw
+    before = descriptors()
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [peer.fileno(), 0, 0]))]
+    peer.sendmsg([(HEAD.pack(1, True) + b"h") * 3], rights)
+    with pytest.raises(Malformed, match="wire-descriptors"):
+        lane.receive()
+    assert descriptors() == before
 
 
-def test_later_descriptors_are_not_kept(rogue: Rogue) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    rogue.say(FRAME.pack(1, 0, 0, 0) + b"h", rogue.slab.fd)
-    assert rogue.lane.receive() == [(b"h", None)]
-    assert len(os.listdir("/proc/self/fd")) == before
+@given(st.binary(min_size=1, max_size=200), st.integers(0, 3))
+def test_no_packet_raises_anything_but_malformed(packet: bytes, given_fds: int) -> None:
+    one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    lane = Lane(two)
+    before = descriptors()
+    with one:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [one.fileno()] * given_fds))]
+        one.sendmsg([packet], rights if given_fds else [])
+        try:
+            for _, sock in lane.receive() or []:
+                if sock is not None:
+                    sock.close()
+        except Malformed:
+            pass
+        assert descriptors() == before
+    lane.close()
 
 
-@given(st.lists(st.binary(max_size=200), max_size=20), st.integers(1, 30))
-def test_frames_may_come_in_any_pieces(headers: list[bytes], step: int) -> None:
-    data = b"".join(FRAME.pack(len(h), 1, len(h), 0) + h + h[::-1] for h in headers)
-    came: list[LaneMessage] = []
-    with contextlib.closing(Rogue()) as rogue:
-        for at in range(0, len(data), step):
-            rogue.say(data[at : at + step])
-            received = rogue.lane.receive()
-            assert received is not None
-            came += received
-    assert came == [(h, h[::-1]) for h in headers]
-
-
-@given(st.binary(min_size=1, max_size=500))
-def test_garbage_is_malformed_or_waits(data: bytes) -> None:
-    with contextlib.closing(Rogue()) as rogue:
-        rogue.say(data)
-        with contextlib.suppress(Malformed):
-            assert rogue.lane.receive() is not None
-
-
-def test_which_messages_take_it() -> None:
-    assert takes_lane(encode(DATA, 1 << 40))
+def test_which_way_a_message_goes() -> None:
+    assert takes_lane(encode(SOCKET, 1, 2))
+    assert takes_lane(encode(ALIVE, 1))
+    assert not takes_lane(encode(DATA, 1))
+    assert takes_lane(encode(PING, 0, 1))
+    assert not takes_lane(encode(RESOLVED, 0, 1, [], 0))

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from avne.ipc import messages
-from avne.ipc.lane import Piece
 from avne.ipc.messages import Sender, encode
 from avne.netstack import addresses
 from avne.netstack.dns.framing import frame_reply
@@ -49,8 +48,6 @@ class Net:
         self.sockets: dict[tuple[bytes, int, int], Socket] = {}
         self.other: list[bytes] = []  # frames that are not TCP
         self.stray: list[tcp.Segment] = []  # segments for no socket
-        self.pieces: list[Piece] = []  # payloads for workers that lie in a slab of the stack's
-        self.returned: list[int] = []  # offsets in a worker's slab that the stack is done with
         self._told: list[Message] = []
         for n, kind in enumerate(workers):
             self.join(b"w%d" % n, kind, capabilities)
@@ -93,18 +90,10 @@ class Net:
             self._deliver(b"".join(self.stack.packets.popleft()))
         while self.stack.upstreams.messages:
             worker, header, payload = self.stack.upstreams.messages.popleft()
-            if isinstance(payload, Piece):
-                self.pieces.append(payload)
-                payload = payload.view
             kind, flow, *fields = messages.decode(header, Sender.NETSTACK)
             name = messages.TABLE[kind].name
             body = None if payload is None else bytes(payload)
             self._told.append(Message(worker, name, flow, fields, body))
-        while self.stack.upstreams.returned:  # only when the packets have been written
-            _, header, _ = self.stack.upstreams.returned.popleft()
-            kind, _, offset = messages.decode(header, Sender.NETSTACK)
-            assert kind == messages.RETURN
-            self.returned.append(offset)
 
     def _deliver(self, frame: bytes) -> None:
         datagram = ip.parse(frame)

@@ -124,7 +124,7 @@ def test_counts_beyond_the_sequence_space():
     (connection,) = net.stack.connections.values()
     lease = connection.app.lease
     lease.sent += 5 << 32  # as if it had gone on: the numbers are the same again
-    lease._received += 3 << 32
+    lease.received += 3 << 32
     found = check(net.account())
     assert found["up"]["to_upstream"] == (5 << 32) + 1000
     assert found["down"]["acknowledged"] == 3 << 32

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real worker process between a test's ROUTER (the netstack's part) and control line."""
+"""A real worker process between a test's ROUTER (the netstack's part) and control line.
+
+With a lane the worker gives its flows' sockets away.  They are served here as in the netstack, by a
+`Streams`, and what that says of a flow is seen as if it were a message: so a test may be of both ways.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +21,57 @@ from typing import Any, Self
 from avne.ipc import messages
 from avne.ipc.channel import Payload, Router
 from avne.ipc.control import Control
-from avne.ipc.lane import Lane, Piece
-from avne.ipc.messages import Sender, decode, encode
+from avne.ipc.lane import Lane
+from avne.ipc.messages import Capability, Sender, decode, encode
+from avne.ipc.pool import Pool
+from avne.ipc.streams import Stream, Streams
 from avne.limits import CREDIT_MAX
 from avne.spawn import child_environment, python, spawn
 from avne.upstream.spec import UpstreamSpec
 
 TIMEOUT = 20.0
 PEER = b"w3.1"
-WITH_LANE = True  # as between processes of one machine; a fixture runs the tests without one, too
 
 
 class Died(Exception):
     """The worker has ended."""
 
 
+class Given:
+    """A flow whose socket has come: the `Peer` of its stream."""
+
+    def __init__(self, rig: Rig, flow: int, opened: int) -> None:
+        self._rig = rig
+        self._flow = flow
+        self._opened = opened
+        self.stream: Stream
+
+    def _saw(self, *message: Any, payload: Payload | None = None) -> None:
+        self._rig._seen.append(([message[0], self._flow, *message[1:]], payload))
+
+    def on_data(self, payload: memoryview, now: float) -> None:
+        self._saw(messages.DATA, payload=bytes(payload))
+
+    def on_credit(self, count: int, now: float) -> None:
+        self._saw(messages.CREDIT, count)
+
+    def on_hangup(self, now: float) -> None:
+        self._rig.send(messages.ENDED, self._flow, self._opened)
+
+    def on_end(self, now: float) -> None:
+        self._saw(messages.SHUT)
+
+    def on_reset(self, code: int, now: float) -> None:
+        self._saw(messages.RESET, code)
+
+    def on_gone(self, now: float) -> None:
+        del self._rig.given[self._flow]
+
+
 class Rig:
     """The messages of one flow can be waited for while those of others come."""
 
-    def __init__(
-        self, directory: Path, spec: UpstreamSpec, greet: bool = True, lane: bool | None = None
-    ) -> None:
+    def __init__(self, directory: Path, spec: UpstreamSpec, greet: bool = True, lane: bool = False) -> None:
         path = str(directory / "n")
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
@@ -54,8 +88,12 @@ class Rig:
         self.logs: list[list[Any]] = []
         config = {"endpoint": f"ipc://{path}", "identity": PEER.decode(), "upstream": spec.to_config()}
         self.lane: Lane | None = None
-        if WITH_LANE if lane is None else lane:
-            ours, worker_end = socket.socketpair()
+        self._epoll = select.epoll()
+        self.given: dict[int, Given] = {}
+        self._granted: dict[int, int] = {}
+        self._streams = Streams(self._epoll, lambda *event: self.logs.append(list(event)), Pool())
+        if lane:
+            ours, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self.lane = Lane(ours)
             with worker_end:
                 self.control.send("config", config, fds=(worker_end.fileno(),))
@@ -76,6 +114,10 @@ class Rig:
         self.router.close()
         if self.lane:
             self.lane.close()
+        for given in list(self.given.values()):
+            self._streams.reset(given.stream)
+        self._streams.take_turn()
+        self._epoll.close()
 
     def ready(self) -> Rig:
         assert self.control_message() == ["ready"]
@@ -83,11 +125,28 @@ class Rig:
 
     def send(self, kind: int, flow: int, *fields: Any, payload: Payload | None = None) -> None:
         header = encode(kind, flow, *fields)
-        if self.lane and messages.takes_lane(header):
-            self.lane.send(header, payload)
+        if kind == messages.OPEN:
+            self._granted[flow] = fields[2]
+        if flow in self.given and kind != messages.ENDED:
+            self._tell(self.given[flow].stream, kind, *fields, payload=payload)
+        elif self.lane and messages.takes_lane(header):
+            self.lane.send(header)
             self.lane.flush()
         else:
             assert self.router.send(PEER, header, payload)
+
+    def _tell(self, stream: Stream, kind: int, *fields: Any, payload: Payload | None) -> None:
+        if kind == messages.DATA:
+            assert payload is not None
+            self._streams.send(stream, payload)
+        elif kind == messages.CREDIT:
+            self._streams.grant(stream, *fields)
+        elif kind == messages.SHUT:
+            self._streams.shut(stream)
+        else:
+            assert kind == messages.RESET
+            self._streams.reset(stream)
+        self._turn()
 
     def open(self, flow: int, host: str = "host.test", port: int = 80, credit: int = CREDIT_MAX) -> int:
         """Gives the credit of OPENED."""
@@ -136,38 +195,64 @@ class Rig:
 
     def _wait(self, until: float) -> None:
         while not self._receive():
-            left = until - time.monotonic()
-            assert left > 0, f"nothing came; seen: {self._seen}"
-            lanes = [self.lane] if self.lane else []
-            blocked = [lane for lane in lanes if lane.blocked]
-            ready, _, _ = select.select([self.router, self.control, *lanes], blocked, [], left)
-            for lane in blocked:
-                lane.flush()
-            if self.control in ready:
-                self._read_control()
+            self._sleep(until)
+
+    def _sleep(self, until: float) -> None:
+        """Until something happens; the control line is read."""
+        left = until - time.monotonic()
+        assert left > 0, f"nothing came; seen: {self._seen}"
+        if self._streams.poll_at() <= time.monotonic():
+            left = 0.0
+        lanes = [self.lane] if self.lane else []
+        blocked = [lane for lane in lanes if lane.blocked]
+        sources = [self.router, self.control, self._epoll, *lanes]
+        ready, _, _ = select.select(sources, blocked, [], min(left, 1.0))
+        for lane in blocked:
+            lane.flush()
+        if self.control in ready:
+            self._read_control()
 
     def _receive(self) -> bool:
         """Take what there is; whether there was something."""
         before = len(self._seen)
         if (received := self.router.receive()) is not None:
             self._seen.append((decode(received[1], Sender.WORKER), received[2]))
-        for header, payload in (self.lane.receive() or []) if self.lane else []:
-            message = decode(header, Sender.WORKER)
-            if message[0] == messages.RETURN:
-                assert self.lane
-                self.lane.slab.give_back(message[2])
-                continue
-            if isinstance(payload, Piece):
-                self.send(messages.RETURN, 0, payload.offset)
-                payload = bytes(payload.view)
-            self._seen.append((message, payload))
+        for header, sock in (self.lane.receive() or []) if self.lane else []:
+            self._take(decode(header, Sender.WORKER), sock)
+        self._turn()
         return len(self._seen) > before
+
+    def _take(self, message: list[Any], sock: socket.socket | None) -> None:
+        """A message of the lane."""
+        kind, flow = message[0], message[1]
+        if kind == messages.SOCKET:
+            assert sock is not None
+            given = self.given[flow] = Given(self, flow, message[2])
+            can = Capability(self.hello[4])
+            half_close, proof = Capability.HALF_CLOSE in can, Capability.PROOF in can
+            self._streams.now = time.monotonic()
+            given.stream = self._streams.adopt(flow, sock, given, self._granted[flow], half_close, proof)
+            self._seen.append(([messages.OPENED, flow, given.stream.relay.grant], None))
+        elif flow in self.given:
+            assert kind in (messages.ALIVE, messages.RESET)
+            self._streams.judge(self.given[flow].stream, kind == messages.ALIVE)
+        elif kind != messages.ALIVE:  # which may be of a flow that has gone since
+            self._seen.append((message, None))
+
+    def _turn(self) -> None:
+        self._streams.now = time.monotonic()
+        for fd, mask in self._epoll.poll(0):
+            self._streams.on_event(fd, mask)
+        self._streams.take_turn()
+        self._streams.handle_timer()
 
     def log(self) -> list[Any]:
         """The next log event."""
+        until = time.monotonic() + TIMEOUT
         while not self.logs:
-            assert select.select([self.control], [], [], TIMEOUT)[0]
-            self._read_control()
+            self._receive()
+            if not self.logs:
+                self._sleep(until)
         return self.logs.pop(0)
 
     def _read_control(self) -> list[Any]:

@@ -26,9 +26,15 @@ def fake_tor(tmp_path: Path) -> Iterator[KillableTor]:
         yield tor
 
 
+@pytest.fixture(params=[False, True], ids=["frames", "sockets"])
+def lane(request: pytest.FixtureRequest) -> bool:
+    """Who moves the bytes: the worker, or the netstack, which asks it about each end."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def rig(tmp_path: Path, fake_tor: KillableTor) -> Iterator[Rig]:
-    with Rig(tmp_path, UpstreamSpec("tor", fake_tor.path)) as rig:
+def rig(tmp_path: Path, fake_tor: KillableTor, lane: bool) -> Iterator[Rig]:
+    with Rig(tmp_path, UpstreamSpec("tor", fake_tor.path), lane=lane) as rig:
         yield rig.ready()
 
 
@@ -100,10 +106,10 @@ def test_a_stopped_tor_resets_nothing(rig: Rig, fake_tor: KillableTor) -> None:
     assert rig.receive(messages.DATA, 1)[1] == b"later"
 
 
-def test_silence_at_an_end_is_a_reset_after_two_seconds(tmp_path: Path) -> None:
+def test_silence_at_an_end_is_a_reset_after_two_seconds(tmp_path: Path, lane: bool) -> None:
     with (
         SocksServer(str(tmp_path / "socks"), tor_stream) as server,
-        Rig(tmp_path, UpstreamSpec("tor", server.address)) as rig,
+        Rig(tmp_path, UpstreamSpec("tor", server.address), lane=lane) as rig,
     ):
         rig.ready().open(1, "answer")
         server.mute = True
@@ -113,10 +119,10 @@ def test_silence_at_an_end_is_a_reset_after_two_seconds(tmp_path: Path) -> None:
         assert time.monotonic() - start >= PATIENCE
 
 
-def test_a_spare_that_tor_closes_when_idle_harms_nothing(tmp_path: Path) -> None:
+def test_a_spare_that_tor_closes_when_idle_harms_nothing(tmp_path: Path, lane: bool) -> None:
     with (
         SocksServer(str(tmp_path / "socks"), tor_stream) as server,
-        Rig(tmp_path, UpstreamSpec("tor", server.address)) as rig,
+        Rig(tmp_path, UpstreamSpec("tor", server.address), lane=lane) as rig,
     ):
         rig.ready()
         while not server.connections:

@@ -32,12 +32,7 @@ def is_next(c: Connection, seg: Segment) -> bool:
 def segment(c: Connection, seg: Segment, now: float) -> None:
     """Process `seg` for `c`."""
     if is_next(c, seg):
-        # The ACK is sent at the end of the turn, for all segments of it (MUST-58, MUST-59), and so at
-        # once (MUST-40).
-        if _check_ack(c, seg, now) and seg.payload:
-            _deliver(c, seg.payload, now)
-            c.ack_now = True
-            c.link.wake(c)
+        next_segment(c, seg, now)
         return
     if c.state is state.PARKED:
         _parked(c, seg, now)
@@ -45,6 +40,16 @@ def segment(c: Connection, seg: Segment, now: float) -> None:
         _syn_sent(c, seg, now)
     elif c.state is not state.CLOSED:
         _other_states(c, seg, now)
+
+
+def next_segment(c: Connection, seg: Segment, now: float) -> None:
+    """`segment`, of one that `is_next`."""
+    # The ACK is sent at the end of the turn, for all segments of it (MUST-58, MUST-59), and so at
+    # once (MUST-40).
+    if _check_ack(c, seg, now) and seg.payload:
+        _deliver(c, seg.payload, now)
+        c.ack_now = True
+        c.link.wake(c)
 
 
 def _parked(c: Connection, seg: Segment, now: float) -> None:

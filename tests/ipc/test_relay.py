@@ -7,23 +7,23 @@ from hypothesis import strategies as st
 
 from avne.errors import Malformed
 from avne.ipc.messages import Code
+from avne.ipc.relay import QUIET, RESET_GRACE, Budget, Relay, Step
 from avne.limits import CREDIT_MAX, CREDIT_MIN
-from avne.upstream.relay import QUIET, RESET_GRACE, Budget, Relay, Step
 
 
 def relay(
     half_close: bool = True, proof: bool = False, down: int = 1000, budget: Budget | None = None
 ) -> Relay:
-    return Relay(budget or Budget(), [], down, half_close, proof)
+    return Relay(budget or Budget(), down, half_close, proof)
 
 
 def written(relay: Relay, now: float = 0.0) -> bytes:
     """All that waits, written at once."""
     data = b""
     while relay.queued:
-        head = bytes(relay.head())
-        data += head
-        relay.wrote(len(head), now)
+        heads = b"".join(relay.heads())
+        data += heads
+        relay.wrote(len(heads), now)
     return data
 
 
@@ -79,9 +79,7 @@ def test_bytes_come_out_as_they_went_in_and_no_flow_starves(script: list[tuple[i
         if data:
             r.receive_data(data, 0.0)
         while write and r.queued:
-            head = r.head()
-            part = bytes(head[: min(write, len(head))])
-            head.release()
+            part = b"".join(r.heads())[:write]
             went += part
             write -= len(part)
             credit += r.wrote(len(part), 0.0)
@@ -96,10 +94,10 @@ def test_small_payloads_are_gathered_and_the_one_being_written_is_not_disturbed(
     r = relay()
     for byte in range(200):
         r.receive_data(bytes([byte]), 0.0)
-    assert len(r.head()) == 200
+    assert [len(head) for head in r.heads()] == [200]
     r.wrote(50, 0.0)
     r.receive_data(b"more", 0.0)
-    assert bytes(r.head()) == bytes(range(50, 200)) + b"more"
+    assert b"".join(r.heads()) == bytes(range(50, 200)) + b"more"
     big = bytes(16_000)
     r.receive_data(memoryview(big), 0.0)
     r.receive_data(b"tail", 0.0)
@@ -120,13 +118,13 @@ def test_the_program_s_end_is_passed_on_after_its_last_byte() -> None:
     assert r.steps() == [Step.SHUT_SOCKET]
     assert r.steps() == []
     r.ended = True
-    assert r.steps() == [Step.SEND_SHUT, Step.CLOSE]
+    assert r.steps() == [Step.TELL_END, Step.CLOSE]
 
 
 def test_the_server_s_end_leaves_the_other_direction_open() -> None:
     r = relay()
     r.ended = True
-    assert r.steps() == [Step.SEND_SHUT]
+    assert r.steps() == [Step.TELL_END]
     r.receive_data(b"x", 0.0)
     r.receive_shut(0.0)
     assert r.steps() == []
@@ -150,7 +148,7 @@ def test_an_end_that_needs_proof_waits_for_it() -> None:
     r.ended = True
     assert r.steps() == []
     r.judge(True)
-    assert r.steps() == [Step.SEND_SHUT]
+    assert r.steps() == [Step.TELL_END]
 
 
 def test_proof_may_come_before_the_last_byte_is_read() -> None:
@@ -159,7 +157,7 @@ def test_proof_may_come_before_the_last_byte_is_read() -> None:
     r.judge(True)
     assert r.steps() == []
     r.ended = True
-    assert r.steps() == [Step.SEND_SHUT]
+    assert r.steps() == [Step.TELL_END]
 
 
 def test_the_upstream_s_death_is_a_reset_after_the_last_byte() -> None:
@@ -168,7 +166,7 @@ def test_the_upstream_s_death_is_a_reset_after_the_last_byte() -> None:
     r.judge(False)
     assert r.steps() == []
     r.ended = True
-    assert r.steps() == [Step.SEND_RESET]
+    assert r.steps() == [Step.TELL_RESET]
     assert r.reset_code == Code.UPSTREAM_DOWN
 
 
@@ -188,7 +186,7 @@ def test_after_a_failed_write_the_answer_is_read_and_its_end_is_a_reset() -> Non
     assert r.steps() == [], "no shutdown of a broken socket"
     r.read(10, 0.0)
     r.ended = True
-    assert r.steps() == [Step.SEND_RESET]
+    assert r.steps() == [Step.TELL_RESET]
     r.release()
     assert budget.held == 0
 
@@ -196,16 +194,16 @@ def test_after_a_failed_write_the_answer_is_read_and_its_end_is_a_reset() -> Non
 def test_a_write_that_fails_after_the_server_s_end_is_a_reset() -> None:
     r = relay()
     r.ended = True
-    assert r.steps() == [Step.SEND_SHUT]
+    assert r.steps() == [Step.TELL_END]
     r.fail_write()
-    assert r.steps() == [Step.SEND_RESET]
+    assert r.steps() == [Step.TELL_RESET]
 
 
 def test_a_reset_after_the_server_s_end_is_both() -> None:
     r = relay()
     r.ended = True
     r.break_off(0.0)
-    assert r.steps() == [Step.SEND_SHUT, Step.SEND_RESET]
+    assert r.steps() == [Step.TELL_END, Step.TELL_RESET]
 
 
 def test_a_reset_after_an_end_waits_for_the_end_s_proof() -> None:
@@ -214,7 +212,7 @@ def test_a_reset_after_an_end_waits_for_the_end_s_proof() -> None:
     r.break_off(0.0)
     assert r.steps() == []
     r.judge(True)
-    assert r.steps() == [Step.SEND_SHUT, Step.SEND_RESET]
+    assert r.steps() == [Step.TELL_END, Step.TELL_RESET]
 
 
 def test_a_reset_waits_for_the_program_to_read_but_not_for_long() -> None:
@@ -226,7 +224,7 @@ def test_a_reset_waits_for_the_program_to_read_but_not_for_long() -> None:
     assert r.quiet_until() == 5.5 + RESET_GRACE
     assert r.steps() == []
     r.give_up()
-    assert r.steps() == [Step.SEND_RESET]
+    assert r.steps() == [Step.TELL_RESET]
     assert r.reset_code == Code.GENERAL_FAILURE
 
 
@@ -243,7 +241,7 @@ def test_without_half_close_the_socket_stays_open_for_the_answer() -> None:
     assert r.quiet_until() == 7.0 + QUIET
     r.ended = True
     assert r.quiet_until() is None
-    assert r.steps() == [Step.SEND_SHUT, Step.CLOSE]
+    assert r.steps() == [Step.TELL_END, Step.CLOSE]
 
 
 def test_silence_is_the_program_s_own_while_it_grants_no_credit() -> None:
@@ -268,7 +266,7 @@ def test_what_is_quiet_for_too_long_is_reset() -> None:
     r = relay(half_close=False, proof=True)
     r.receive_shut(0.0)
     r.give_up()
-    assert r.steps() == [Step.SEND_RESET]
+    assert r.steps() == [Step.TELL_RESET]
     assert r.reset_code == Code.UPSTREAM_TIMEOUT
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The flows of a worker where time matters: real sockets, a real channel, and a clock of the test's."""
+"""The flows of a netstack elsewhere where time matters: real sockets, a real channel, and a clock of the
+test's."""
 
 from __future__ import annotations
 
@@ -14,17 +15,19 @@ import pytest
 from avne.ipc import messages
 from avne.ipc.channel import Router
 from avne.ipc.messages import Code, Sender, decode
-from avne.upstream.relay import QUIET, RESET_GRACE
+from avne.ipc.pool import Pool
+from avne.ipc.relay import QUIET, RESET_GRACE
+from avne.ipc.streams import TICK, Streams
+from avne.upstream.frames import Frames
 from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
-from avne.upstream.streams import TICK, Streams
 from avne.upstream.tor import Tor
 from avne.upstream.uplink import Uplink
 from tests.upstream.socks_server import SocksServer
 
 
 class Bench:
-    """A `Streams` whose turns the test takes."""
+    """The flows of a worker whose turns the test takes."""
 
     def __init__(self, directory: Path, upstream: Socks5) -> None:
         listener = socket.socket(socket.AF_UNIX)
@@ -34,14 +37,16 @@ class Bench:
         self.epoll = select.epoll()
         self.uplink = Uplink(f"ipc://{directory}/n", b"w", None, self.epoll)
         self.logs: list[tuple[str, str, dict[str, Any]]] = []
-        self.streams = Streams(self.uplink, self.epoll, upstream, lambda *event: self.logs.append(event))
+        log = lambda *event: self.logs.append(event)  # noqa: E731
+        self.streams = Streams(self.epoll, log, Pool())
+        self.frames = Frames(self.uplink, self.streams, self.epoll, upstream, log)
         self.servers: list[socket.socket] = []
 
     def close(self) -> None:
-        for stream in list(self.streams._streams.values()):
-            self.streams.handle([messages.RESET, stream.number], None)
+        for number in list(self.frames._flows):
+            self.frames.handle([messages.RESET, number], None)
         self.streams.take_turn()
-        if lookout := self.streams._lookout:
+        if lookout := self.frames._lookout:
             self.servers += [sock for sock in (lookout._spare, lookout._asked) if sock]
         self.router.close()
         self.uplink.close()
@@ -54,16 +59,23 @@ class Bench:
         ours, server = socket.socketpair()
         ours.setblocking(False)
         self.servers.append(server)
-        self.streams.adopt(number, ours, credit)
+        self.frames.adopt(number, ours, credit)
         assert self.receive()[0] == messages.OPENED
         return server
 
     def turn(self, now: float) -> None:
         self.streams.now = now
-        for fd, mask in self.epoll.poll(0):
-            self.streams.on_event(fd, mask)
+        self.events()
         self.streams.take_turn()
         self.streams.handle_timer()
+        self.frames.handle_timer()
+        while self.streams.poll_at() <= now:
+            self.streams.take_turn()
+
+    def events(self) -> None:
+        for fd, mask in self.epoll.poll(0):
+            if not self.streams.on_event(fd, mask):
+                self.frames.on_event(fd, mask)
 
     def receive(self) -> list[Any]:
         while (received := self.router.receive()) is None:
@@ -89,7 +101,7 @@ def proxy(tmp_path: Path) -> Iterator[Bench]:
 def test_a_flow_that_is_quiet_after_the_program_s_end_is_reset(tor: Bench) -> None:
     server = tor.open(1)
     tor.turn(100.0)
-    tor.streams.handle([messages.SHUT, 1], None)
+    tor.frames.handle([messages.SHUT, 1], None)
     tor.turn(101.0)
     server.send(b"answer")
     tor.turn(105.0)
@@ -107,7 +119,7 @@ def test_a_flow_that_is_quiet_after_the_program_s_end_is_reset(tor: Bench) -> No
 
 def test_a_paused_program_is_not_quiet(tor: Bench) -> None:
     server = tor.open(1, credit=3)
-    tor.streams.handle([messages.SHUT, 1], None)
+    tor.frames.handle([messages.SHUT, 1], None)
     server.send(b"more than that")
     tor.turn(1.0)
     assert tor.receive()[0] == messages.DATA
@@ -117,7 +129,8 @@ def test_a_paused_program_is_not_quiet(tor: Bench) -> None:
 
 def test_a_flow_of_a_proxy_that_half_closes_may_be_quiet_for_ever(proxy: Bench) -> None:
     server = proxy.open(1)
-    proxy.streams.handle([messages.SHUT, 1], None)
+    proxy.frames.handle([messages.SHUT, 1], None)
+    proxy.turn(0.0)
     assert server.recv(1) == b"", "passed on"
     proxy.turn(10_000.0)
     assert len(proxy.streams) == 1
@@ -147,7 +160,7 @@ def test_a_write_that_fails_resets_after_the_answer(proxy: Bench) -> None:
     server = proxy.open(1)
     server.send(b"early answer")
     server.close()
-    proxy.streams.handle([messages.DATA, 1], b"to nobody")
+    proxy.frames.handle([messages.DATA, 1], b"to nobody")
     proxy.turn(0.1)
     assert proxy.receive()[0] == messages.DATA
     proxy.turn(0.2)
@@ -158,7 +171,8 @@ def test_a_write_that_fails_resets_after_the_answer(proxy: Bench) -> None:
 
 def _reset(server: socket.socket, proxy: Bench) -> None:
     """A close with bytes unread: ECONNRESET for the other end."""
-    proxy.streams.handle([messages.DATA, 1], b"unread")
+    proxy.frames.handle([messages.DATA, 1], b"unread")
+    proxy.streams.write()
     server.close()
 
 
@@ -197,7 +211,7 @@ def test_a_program_that_reads_slowly_gets_everything_before_a_reset(proxy: Bench
     _reset(server, proxy)
     for second in range(1, 10):
         proxy.turn(second * 0.7)
-        proxy.streams.handle([messages.CREDIT, 1, 2], None)
+        proxy.frames.handle([messages.CREDIT, 1, 2], None)
         proxy.turn(second * 0.7)
         kind, *_ = proxy.receive()
         if kind == messages.RESET:
@@ -212,13 +226,12 @@ def test_an_end_that_is_read_before_its_event_needs_proof_as_well(tor: Bench) ->
     tor.turn(0.1)
     assert tor.receive()[0] == messages.DATA
     server.send(b"y")
-    for fd, mask in tor.epoll.poll(0):
-        tor.streams.on_event(fd, mask)
+    tor.events()
     server.close()
     tor.streams.take_turn()
     assert tor.receive()[0] == messages.DATA
     for now in range(1, 100_000):
-        if not tor.streams._streams[1].relay.shut_sent:
+        if not tor.frames._flows[1].stream.relay.shut_sent:
             tor.turn(0.2 + now * 1e-6)
         else:
             break
