@@ -5,13 +5,14 @@
 PYTHON := .venv/bin/python
 HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 
-.PHONY: help demo test bench fuzz netsim lint format docs deps venv clean
+.PHONY: help demo test leaktest bench fuzz netsim lint format docs deps venv clean
 
 help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
 	@echo 'make test    lint, types, every test (needs root or sudo)'
 	@echo 'make bench   fail if avne has become slower than its peers (bench/recorded.json)'
 	@echo 'make fuzz    hostile inputs to every surface; ARGS="--inputs 2000000 --jobs 2"'
+	@echo 'make leaktest  every known way out, and what stops it: docs/leaks.md'
 	@echo 'make lint    ruff, mypy, and whether docs are stale or an RFC has gaps'
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
@@ -30,6 +31,12 @@ test:
 	@scripts/deps test
 	@$(MAKE) --no-print-directory lint
 	@scripts/as-root -m coverage run --source=avne -m pytest $(ARGS)
+
+# The matrix: docs/leaks.md, and in short on the terminal.
+leaktest:
+	@scripts/deps test
+	@$(MAKE) -s venv
+	@scripts/as-root -m tests.leaks
 
 # ARGS='--path DIR' for peers that are not on the path.
 bench:

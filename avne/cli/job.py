@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from avne.cli.receipt import Receipt
 from avne.cli.signals import Inherited
 from avne.paths import Session
 from avne.privileged.launch import Request
@@ -26,3 +27,4 @@ class Job(NamedTuple):
     upstream: UpstreamSpec
     workers: int
     request: Request  # what the environment is to be
+    receipt: Receipt | None = None

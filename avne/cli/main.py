@@ -184,6 +184,8 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     switch("--strict", "no unix sockets at all")
     more("--env", "NAME", "pass a variable of the environment on")
     more("--setenv", "NAME=VALUE", "set a variable of the environment")
+    parser.add_argument("--receipt", default="", metavar="FILE",
+                        help="write what the program tried, and what became of it")  # fmt: skip
     parser.add_argument("--log-names", dest="log_names", action="store_const", const="true",
                         help="log the names and addresses of hosts")  # fmt: skip
     parser.add_argument("--capture", metavar="FILE",
@@ -208,7 +210,7 @@ def _run(options: argparse.Namespace) -> int:
         tuple(options.share), options.private_home, options.profile, options.gui, options.strict,
         tuple(options.env), tuple(options.setenv),
     )  # fmt: skip
-    return run(program, flags, More(options.quiet, openings, options.capture, options.name))
+    return run(program, flags, More(options.quiet, openings, options.capture, options.name, options.receipt))
 
 
 def _prepare_attach(parser: argparse.ArgumentParser) -> None:
@@ -268,6 +270,21 @@ def _setup(options: argparse.Namespace) -> int:
     return setup(options.remove, options.dry_run)
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from avne.cli.verify import verify
+
+    switches = {"--strict": options.strict, "--private-home": options.private_home}
+    return verify(options.json, [name for name, given in switches.items() if given])
+
+
+def _prepare_verify(parser: argparse.ArgumentParser) -> None:
+    _json_option(parser)
+    parser.add_argument(
+        "--strict", action="store_true", help="of an environment that avne run --strict makes"
+    )
+    parser.add_argument("--private-home", action="store_true", help="the same of --private-home")
+
+
 def _prepare_help(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("command", nargs="?", choices=[*COMMANDS], metavar="COMMAND", help="one of avne's")
 
@@ -300,6 +317,12 @@ COMMANDS = {
         "check what this machine has and what is missing",
         _json_option,
         _doctor,
+    ),
+    "verify": Command(
+        "[--json] [--strict] [--private-home]",
+        "try every known way out of an environment, and show what stops it",
+        _prepare_verify,
+        _verify,
     ),
     "setup": Command(
         "[--remove] [--dry-run]",

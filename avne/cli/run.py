@@ -15,7 +15,8 @@ from avne.cli.console import Console
 from avne.cli.environment import program_environment
 from avne.cli.job import Job
 from avne.cli.openings import NONE, Openings, Options
-from avne.cli.signals import Interrupted, die_of, inherited, take_terminal_back
+from avne.cli.receipt import Receipt
+from avne.cli.signals import Inherited, Interrupted, die_of, inherited, take_terminal_back
 from avne.cli.supervise import Supervisor
 from avne.config import Config, load, split_resolver
 from avne.errors import AvneError
@@ -32,6 +33,7 @@ class More(NamedTuple):
     openings: Options = NONE
     capture: str | None = None  # the file that everything on the tun is written to
     name: str = ""  # what other commands may call the environment
+    receipt: str = ""  # the file that the receipt is written to
 
 
 def run(program: list[str], flags: Mapping[str, Any], more: More) -> int:
@@ -42,6 +44,15 @@ def run(program: list[str], flags: Mapping[str, Any], more: More) -> int:
     state = inherited()
     settle_descriptors()
     config = load(flags)
+    with Receipt.at(more.receipt) as receipt:
+        code = _run(program, config, more, state, receipt)
+    if code < 0:
+        die_of(-code)
+    return code
+
+
+def _run(program: list[str], config: Config, more: More, state: Inherited, receipt: Receipt | None) -> int:
+    """The program's exit code, negative where a signal ended it."""
     console = Console(more.quiet, config["verbose"])
     options = more.openings
     helpers = _helpers(config, options)
@@ -65,13 +76,16 @@ def run(program: list[str], flags: Mapping[str, Any], more: More) -> int:
                 upstream=upstream,
                 workers=config["workers"],
                 request=openings.request,
+                receipt=receipt,
             )
+            if receipt:
+                receipt.begin(session.id, upstream, options)
             code = Supervisor(job, log, console).run()
             take_terminal_back()
     except Interrupted as interrupted:
         code = -interrupted.number
-    if code < 0:
-        die_of(-code)
+    if receipt:
+        receipt.end(code)
     return code
 
 
@@ -100,7 +114,22 @@ def _environment(
     environ, dropped = program_environment(os.environ, (*config["env"], *options.env), options.setenv, ours)
     if dropped:
         console.phase(f"variables that stay outside (--env NAME): {' '.join(dropped)}")
+    warn_of_environment(environ, console)
     return environ
+
+
+def warn_of_environment(environ: Mapping[str, str], console: Console) -> None:
+    """Say what of the program's variables would send it to a proxy that it cannot reach from inside."""
+    proxies = [
+        name for name, value in environ.items()
+        if value and name.lower().endswith("_proxy") and name.lower() != "no_proxy"
+    ]  # fmt: skip
+    if "torsocks" in environ.get("LD_PRELOAD", ""):
+        proxies.append("LD_PRELOAD (torsocks)")
+    if proxies:
+        console.notice(
+            f"{', '.join(proxies)} set: the program may look for a proxy that is not there; try unset"
+        )
 
 
 def warn_of_hidden(argv: list[str], openings: Openings, console: Console) -> None:
@@ -174,4 +203,5 @@ def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
         "endpoint": f"ipc://{session.socket('net.ipc')}",
         "resolver": None if resolver == "none" else split_resolver(resolver),
         "workers": config["workers"],
+        "log_names": config["log_names"],
     }

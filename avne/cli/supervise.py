@@ -143,6 +143,8 @@ class Supervisor:
             import avne.cli.meta  # noqa: F401 (3 ms, while the others are waited for anyway)
         elif isinstance(event, launch.Started):
             self._console.phase(f"started {self._job.argv[0]}")
+            if self._job.receipt:
+                self._job.receipt.started(self._environment)
             self._open_to_others()
         elif isinstance(event, launch.Exited):
             self._program_ended(os.waitstatus_to_exitcode(event.status))
@@ -257,8 +259,10 @@ class Supervisor:
                 self._owing = count
             case ["capture-ended", int(errno)]:
                 self._console.notice(f"the capture ends here ({os.strerror(errno)}); the program goes on")
-            case ["drained", dict(counters)]:
+            case ["drained", dict(counters), dict(account)]:
                 self._log.event("info", "net", "counters", counters)
+                if self._job.receipt:
+                    self._job.receipt.network(counters, account)
                 self._console.phase("everything has been handed on")
                 self._drained = True
                 self._end_when_drained()

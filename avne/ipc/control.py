@@ -6,7 +6,7 @@ The verbs::
 
     supervisor → netstack   config {…} (+ listening ipc socket, + capture's file) · tun (+ fd)
                             lane IDENTITY (+ fd) · gone IDENTITY · drain
-    netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters}
+    netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters} {account}
                             capture-ended ERRNO · log LEVEL EVENT {…}
     supervisor → worker     config {…} (+ the lane's fd)
     worker → supervisor     ready · failed PROBLEM CURE · log LEVEL EVENT {…}

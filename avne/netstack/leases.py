@@ -39,8 +39,8 @@ class Session(Protocol):
 class Lease:
     """What both kinds share: the order of events, and the account of what comes down."""
 
-    __slots__ = ("_account", "_opened", "_shut_received", "_shut_sent", "flow", "over", "session",
-                 "up_credit", "upstreams", "worker")  # fmt: skip
+    __slots__ = ("_account", "_opened", "_shut_received", "_shut_sent", "flow", "over", "received", "sent",
+                 "session", "up_credit", "upstreams", "worker")  # fmt: skip
 
     def __init__(self, upstreams: Upstreams, worker: Worker, flow: int, session: Session) -> None:
         self.upstreams = upstreams
@@ -49,6 +49,7 @@ class Lease:
         self.session = session
         self.over = False  # nothing more is said; what has come may still be in use
         self.up_credit = 0  # bytes we may still send
+        self.sent = self.received = 0  # bytes
         self._account = Account(upstreams.budget)  # of what may come
         self._opened = self._shut_sent = self._shut_received = False
 
@@ -64,6 +65,7 @@ class Lease:
         size = sum(map(len, parts))
         assert size <= self.up_credit, "more than the upstream granted"
         self.up_credit -= size
+        self.sent += size
         self._carry(parts)
 
     def consumed(self, count: int, now: float) -> None:
@@ -122,6 +124,7 @@ class Lease:
         if len(payload) > self._account.outstanding or self._shut_received:
             raise Malformed("wire-credit")
         self._account.received(len(payload))
+        self.received += len(payload)
         self.session.data(payload, now)
 
     def _credit(self, count: int, now: float) -> None:

@@ -8,7 +8,7 @@ to the configured DNS server, which is a flow like any other, on the other side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from avne.errors import Malformed
@@ -116,6 +116,11 @@ class ServerStream:
     def close(self) -> None:
         if self.lease is not None:
             self.lease.reset()
+        self._account()
+
+    def _account(self) -> None:
+        if self.lease is not None:
+            self._port53.stack.account.resolver_ended(self.lease)
             self.lease = None
 
     def _push(self) -> None:
@@ -149,7 +154,7 @@ class ServerStream:
         self._ended(code, now)
 
     def _ended(self, code: int, now: float) -> None:
-        self.lease = None
+        self._account()
         self._port53.streams.pop(self._number, None)
         self._port53.resolver.stream_closed(self._number, code, now)
 
@@ -178,7 +183,14 @@ class Port53:
     def ask(self, wire: bytes, client: _Datagram | GuestStream, over_udp: bool, now: float) -> None:
         """A query.  Raises `Malformed`."""
         self.stack.count("dns-query")
+        self.stack.account.asked(wire)
         self.resolver.query(wire, client, over_udp, now)
+
+    def leases(self) -> Iterator[Lease]:
+        """Of the streams to the configured DNS server that are open."""
+        for stream in self.streams.values():
+            if stream.lease is not None:
+                yield stream.lease
 
     def upstream_changed(self, now: float) -> None:
         self.resolver.upstream_changed(self.stack.upstreams.capabilities)

@@ -52,6 +52,7 @@ class Process:
         config: dict[str, Any] = message[1]
         resolver = config.get("resolver")
         self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
+        self._stack.account.keep_names = bool(config.get("log_names"))
         self._capture = self._stack.capture = self._begin_capture(config["session"], *fds[1:])
         self._epoll = select.epoll()
         self._streams = Streams(self._epoll, self._log, self._stack.pool)
@@ -161,6 +162,7 @@ class Process:
                 room = stack.pool.room(_READ)
                 if room is None:
                     frame = os.read(self._tun, _READ)
+                    stack.account.frame_in(len(frame))
                     if self._capture:
                         self._capture.guest_sent((frame,), now)
                     stack.receive(frame, now)
@@ -175,6 +177,7 @@ class Process:
     def _read_split(self, room: memoryview, now: float) -> None:
         head = self._head
         size = os.readv(self._tun, (head, room))
+        self._stack.account.frame_in(size)
         if self._capture:
             self._capture.guest_sent((head[:size], room[: max(0, size - len(head))]), now)
         if size < len(head):
@@ -192,11 +195,12 @@ class Process:
         packets = self._stack.packets
         tun = self._tun
         writev = os.writev
+        account = self._stack.account
         capture = self._capture
         while packets:
             pieces = packets.popleft()
             try:
-                writev(tun, pieces)
+                account.frame_out(writev(tun, pieces))
             except OSError as error:
                 # The kernel refused a frame: ours to fix, but not a reason to end a session.
                 self._stack.count(f"tun-write-{error.errno}")
@@ -282,7 +286,8 @@ class Process:
             self._draining = False
             self._stack.upstreams.drain()
             self._write_workers(time.monotonic())
-            self._control.send("drained", dict(self._stack.counters))
+            account = self._stack.account.sum(self._stack.connections.values(), self._stack.port53.leases())
+            self._control.send("drained", dict(self._stack.counters), account)
 
     def _log(self, *event: Any) -> None:
         self._control.send("log", *event)

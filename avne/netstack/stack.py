@@ -27,7 +27,7 @@ from avne.ipc import messages
 from avne.ipc.messages import Code, Sender
 from avne.ipc.pool import Pool
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
-from avne.netstack import addresses
+from avne.netstack import account, addresses
 from avne.netstack.capture import Capture
 from avne.netstack.flows import Flow
 from avne.netstack.internet import Internet
@@ -37,7 +37,8 @@ from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Upstreams
 from avne.netstack.verdict import Verdict
-from avne.netstack.wire import icmp, ip, split, tcp, udp
+from avne.netstack.wire import icmp, ip, split, tcp, udp, vnet
+from avne.netstack.wire.fragments import Fragment
 from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
@@ -55,6 +56,7 @@ class Stack:
         self.packets: deque[Packet] = deque()
         self.logs: deque[LogEvent] = deque()
         self.counters: Counter[str] = Counter()
+        self.account = account.Account()
         self.internet = Internet(self.packets, self.counters)
         self.capture: Capture | None = None  # who wants to hear what the upstream says of a flow
         self.upstreams = Upstreams()
@@ -76,21 +78,26 @@ class Stack:
 
     def receive(self, frame: bytes, now: float) -> None:
         """One frame from the tun, its vnet header included.  Never raises for what a guest sends."""
+        self.account.take(self._packet(frame, now), len(frame) - vnet.SIZE)
+
+    def _packet(self, frame: bytes, now: float) -> str:
+        """Gives what it was."""
         try:
             datagram = ip.parse(frame)
             if datagram.protocol == ip.TCP:
                 self._tcp(frame, datagram, now)
-            else:
-                self._other(frame, datagram, now)
+                return account.TCP
+            return self._other(frame, datagram, now)
         except Malformed as error:
             whole = self.internet.refused(frame, error, now)
             if whole is not None:
-                self.receive(whole, now)
+                self._packet(whole, now)
+            return account.FRAGMENT if isinstance(error, Fragment) else account.MALFORMED
 
     def receive_text(self, head: bytearray, text: memoryview, now: float) -> None:
         """One frame in two parts (wire/split.py); `text` is the beginning of the room of `pool`.
 
-        A flow that wants it keeps it there (`keep`).  Text that is not next in its turn is read again
+        A flow that wants it keeps it there.  Text that is not next in its turn is read again
         as part of a frame of its own, to be kept.
         """
         found = split.parse(head, text)
@@ -98,13 +105,12 @@ class Stack:
             key, segment = found
             connection = self.connections.get(key)
             if connection is not None:
-                if arrives.is_next(connection, segment):
+                is_next = arrives.is_next(connection, segment)
+                if is_next or not text:
                     self.text = text
-                    arrives.next_segment(connection, segment, now)
+                    (arrives.next_segment if is_next else arrives.segment)(connection, segment, now)
                     self.text = None
-                    return
-                if not text:
-                    arrives.segment(connection, segment, now)
+                    self.account.take_text(len(head) + len(text) - vnet.SIZE)
                     return
         self.receive(bytes(head) + text, now)
 
@@ -194,27 +200,30 @@ class Stack:
         self.connections[key] = connection
         return connection
 
-    def _other(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
-        """Everything that is not TCP: DNS is answered, the rest refused and counted."""
+    def _other(self, frame: bytes, datagram: ip.Datagram, now: float) -> str:
+        """Everything that is not TCP: DNS is answered, the rest refused and counted.  Gives what it was."""
         if not self._from_guest(datagram):
-            return
+            return account.FOREIGN
         if addresses.is_multicast(datagram.dst):
             self.count(f"multicast-{datagram.protocol}")
-        elif datagram.protocol == ip.UDP:
-            self._udp(frame, datagram, now)
-        elif datagram.protocol in (ip.ICMP, ip.ICMPV6):
+            return account.MULTICAST
+        if datagram.protocol == ip.UDP:
+            return self._udp(frame, datagram, now)
+        if datagram.protocol in (ip.ICMP, ip.ICMPV6):
             self.internet.receive(frame, datagram, self.connections, now)
-        else:
-            self.count(f"protocol-{datagram.protocol}")
-            self.internet.send_unreachable(frame, Unreachable.PROHIBITED, now)
+            return account.ICMP
+        self.count(f"protocol-{datagram.protocol}")
+        self.internet.send_unreachable(frame, Unreachable.PROHIBITED, now)
+        return account.OTHER
 
-    def _udp(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
+    def _udp(self, frame: bytes, datagram: ip.Datagram, now: float) -> str:
         packet = udp.parse(frame, datagram)
         if packet.dst_port == DNS_PORT:
             self.port53.datagram(datagram, packet, now)
-        else:
-            self.count(f"udp-{packet.dst_port}" if packet.dst_port in (123, 443) else "udp")
-            self.internet.send_unreachable(frame, Unreachable.PORT, now)
+            return account.DNS
+        self.count(f"udp-{packet.dst_port}" if packet.dst_port in (123, 443) else "udp")
+        self.internet.send_unreachable(frame, Unreachable.PORT, now)
+        return account.UDP
 
     def _from_guest(self, datagram: ip.Datagram) -> bool:
         """Whether the source is the environment's own address; a forged one is dropped.
@@ -321,10 +330,6 @@ class Stack:
 
     def wake_flow(self, flow: Flow) -> None:
         self._dirty_flows[flow] = None
-
-    def keep(self, text: memoryview) -> memoryview:
-        """The text that `receive_text` was called with, for as long as it is looked at."""
-        return self.pool.keep(len(text))
 
     def schedule(self, connection: Connection) -> None:
         if connection.deadline < connection.scheduled:

@@ -34,6 +34,12 @@ static const struct place places[] = {
     {"/var/run", "tmpfs", "mode=0755", QUIET, AVNE_STAGE_MOUNT_RUN, true},
     // Here sssd has its sockets.
     {"/var/lib/sss", "tmpfs", "mode=0555", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_RUN, true},
+    // Who logged in from where, and what daemons say of the network; the addresses that DHCP gave.
+    {"/var/log", "tmpfs", "mode=0755", QUIET, AVNE_STAGE_MOUNT_RUN, true},
+    {"/var/lib/dhcp", "tmpfs", "mode=0555", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_RUN, true},
+    {"/var/lib/dhclient", "tmpfs", "mode=0555", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_RUN, true},
+    {"/var/lib/dhcpcd", "tmpfs", "mode=0555", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_RUN, true},
+    {"/var/lib/NetworkManager", "tmpfs", "mode=0555", QUIET | MS_RDONLY, AVNE_STAGE_MOUNT_RUN, true},
     {"/tmp", "tmpfs", "mode=1777", QUIET, AVNE_STAGE_MOUNT_TMP, true},
     {"/var/tmp", "tmpfs", "mode=1777", QUIET, AVNE_STAGE_MOUNT_TMP, true},
 };
@@ -56,9 +62,9 @@ static const char *const nodes[] = {"null", "zero", "full", "random", "urandom",
 static const struct { const char *name, *target; } dev_links[] = {
     {"ptmx", "pts/ptmx"}, {"fd", "/proc/self/fd"}, {"stdin", "fd/0"}, {"stdout", "fd/1"}, {"stderr", "fd/2"}};
 
-// Keys and moments of the host; the last two are for root only.
+// Keys and moments of the host, and how it was started, with its disk's id; the last two are for root only.
 static const char *const secrets[] = {
-    "/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/sched_debug", "/proc/kcore"};
+    "/proc/cmdline", "/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/sched_debug", "/proc/kcore"};
 static const char boot_id[] = "00000000-0000-4000-8000-000000000001\n";
 static const char machine_id[] = "00000000000000000000000000000001\n";
 

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``--receipt FILE``: what the program tried and what became of it, as JSON, written when all is over.
+
+The file is opened before anything is started, so that a run which cannot give one does not begin, and
+written through that descriptor, so that the program inside cannot put another in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avne import __version__
+from avne.errors import AvneError
+
+if TYPE_CHECKING:
+    from avne.cli.openings import Options
+    from avne.privileged.launch import Environment
+    from avne.upstream.spec import UpstreamSpec
+
+
+class Receipt:
+    """One receipt; what it does not come to know stays null."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._facts: dict[str, Any] = {
+            "avne": __version__, "python": platform.python_version(), "kernel": os.uname().release,
+            "session": None, "mode": None, "layers": None, "upstream": None, "opened": [],
+            "start": _now(), "started": None, "end": None, "exit": None,
+            "tried": None, "network": None,
+        }  # fmt: skip
+
+    @classmethod
+    @contextlib.contextmanager
+    def at(cls, path: str) -> Iterator[Receipt | None]:
+        """The receipt at `path`, written at the end whatever happened; None without a path.
+
+        Raises `AvneError` where the file cannot be written.
+        """
+        if not path:
+            yield None
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+        try:
+            fd = os.open(path, flags, 0o600)
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                os.fchmod(fd, 0o600)
+                os.ftruncate(fd, 0)
+        except OSError as error:
+            raise AvneError(
+                f"cannot write the receipt to {path}: {os.strerror(error.errno or 0)}",
+                "Name a file in a directory of yours.",
+            ) from error
+        receipt = cls(fd)
+        try:
+            yield receipt
+        except AvneError as error:
+            receipt.end(error.exit_code)
+            raise
+        finally:
+            receipt.write()
+            os.close(fd)
+
+    def begin(self, session: str, upstream: UpstreamSpec, options: Options) -> None:
+        opened = [f"share {path}" for path in options.share] + (["gui"] if options.gui else [])
+        self._facts |= {"session": session, "upstream": upstream.kind, "opened": opened}
+
+    def started(self, environment: Environment) -> None:
+        """The program has been exec'd: what surrounds it now."""
+        self._facts["started"] = _now()
+        self._facts["mode"] = _mode(environment.setuid)
+        self._facts["layers"] = layers(environment.pid)
+
+    def network(self, counters: Mapping[str, int], account: Mapping[str, Any]) -> None:
+        """The netstack's own account, once everything has been handed on."""
+        self._facts["network"] = dict(account)
+        self._facts["tried"] = tried(counters, account)
+
+    def end(self, code: int) -> None:
+        """The run's exit code; negative where a signal ended the program."""
+        self._facts["exit"] = code
+
+    def write(self) -> None:
+        """A full disk fails no run."""
+        self._facts["end"] = _now()
+        with contextlib.suppress(OSError):
+            os.write(self._fd, json.dumps(self._facts, indent=2).encode() + b"\n")
+
+
+def tried(counters: Mapping[str, int], account: Mapping[str, Any]) -> dict[str, Any]:
+    """What the program tried, in counts."""
+
+    def of(prefix: str) -> dict[str, int]:
+        return {
+            name.removeprefix(prefix): n for name, n in sorted(counters.items()) if name.startswith(prefix)
+        }
+
+    return {
+        "connections": counters.get("tcp-syn", 0),
+        "opened": counters.get("opened", 0),
+        "refused": of("refused-"),  # by code: docs/connect-truth.md
+        "reset": of("reset-"),
+        "names": counters.get("dns-query", 0),
+        "udp": {"other": counters.get("udp", 0), **of("udp-")},  # by port where it is known for something
+        "icmp": {kind: n for kind, n in of("icmp-").items() if kind != "limited"},  # that is of ours
+        "fragments": counters.get("fragment", 0),
+        "multicast": sum(of("multicast-").values()),
+        "other_protocols": of("protocol-"),
+        "foreign_source": counters.get("source-foreign", 0),
+        "malformed": of("malformed-"),
+        "asked": account.get("names"),
+    }
+
+
+def layers(helper: int) -> dict[str, Any] | None:
+    """What the kernel says of the environment's init (proc_pid_status(5)); None where it does not."""
+    try:
+        init = int(Path(f"/proc/{helper}/task/{helper}/children").read_text().split()[0])
+        rows = [line.split(":", 1) for line in Path(f"/proc/{init}/status").read_text().splitlines()]
+    except (OSError, IndexError, ValueError):
+        return None
+    status = {row[0]: row[1].split() for row in rows if len(row) == 2}
+    return {
+        "pid_namespace": len(status.get("NSpid", [])) > 1,
+        "no_new_privs": status.get("NoNewPrivs") == ["1"],
+        "seccomp_filter": status.get("Seccomp") == ["2"],
+    }
+
+
+def _mode(setuid: bool) -> str:
+    if os.geteuid() == 0:
+        return "root"
+    return "setuid" if setuid else "rootless"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``avne verify``: does anything get out of an environment on this machine?
+
+It starts an environment by ``avne run`` itself, with an upstream of its own that refuses everything,
+runs the probes in it, and the same probes outside as their controls (avne/probes/).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+
+from avne import __version__
+from avne.cli.console import Console, colour
+from avne.config import load
+from avne.probes.board import Verdict, count, good, judge, render
+from avne.probes.probe import ABSENT, LEAKED, STOPPED, UNKNOWN, Finding
+from avne.probes.probe import load as load_probes
+from avne.probes.runner import Tries, control, not_here
+from avne.probes.stage import Stage
+
+# A resolver for what is not mapped: nobody's address, and the upstream refuses it anyway.
+_RUN = ["run", "--quiet", "--workers", "1", "--resolver", "192.0.2.53:53", "--upstream"]
+
+
+def verify(as_json: bool, options: Sequence[str] = ()) -> int:
+    """Run all probes and print the board; gives 0 when everything was stopped, else 1.
+
+    `options` are further ones of ``avne run``, as --strict, whose environment is to be verified.
+    Raises `AvneError` where no environment can be made.
+    """
+    load()  # a bad setting is told at once
+    console = Console(quiet=as_json)
+    here = [probe for probe in load_probes().values() if not not_here(probe)]
+    with Stage() as stage:
+        tries = Tries(stage)
+        try:
+            console.progress(f"trying {len(here)} ways out, outside")
+            outside = control(tries, here)
+            console.progress(f"trying {len(here)} ways out, inside")
+            words = [sys.executable, "-I", "-m", "avne", *_RUN, stage.upstream.url, *options, "--"]
+            inside = tries.run(words, here)
+        finally:
+            console.progress("")
+        asked = stage.upstream.asked
+    verdicts = []
+    for probe in load_probes().values():
+        why = Finding(ABSENT, not_here(probe))
+        verdicts.append(judge(probe, outside.get(probe.name, why), inside.get(probe.name, why)))
+    if as_json:
+        sys.stdout.write(_json(verdicts, tries.mode, asked))
+    else:
+        sys.stdout.write(render(verdicts, colour, _marks()))
+        sys.stdout.write(_about(tries.mode, asked))
+    return 0 if good(verdicts) else 1
+
+
+def _json(verdicts: list[Verdict], mode: str, asked: int) -> str:
+    report = {
+        "avne": __version__, "python": platform.python_version(), "kernel": os.uname().release, "mode": mode,
+        "upstream_requests": asked, "counts": count(verdicts), "good": good(verdicts),
+        "probes": [verdict.as_dict() for verdict in verdicts],
+    }  # fmt: skip
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _about(mode: str, asked: int) -> str:
+    """The upstream's own evidence: what was tried by TCP came there, and nowhere else."""
+    here = f"avne {__version__}, {mode}, Linux {os.uname().release}"
+    return f"{here}; the upstream was asked {asked} times and refused\n"
+
+
+def _marks() -> dict[str, str]:
+    if "utf" in (sys.stdout.encoding or "").lower():
+        return {STOPPED: "✓", LEAKED: "✗", UNKNOWN: "?"}
+    return {STOPPED: "ok  ", LEAKED: "LEAK", UNKNOWN: "?   "}

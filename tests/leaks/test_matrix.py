@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nothing gets out of an environment, in any mode; and every probe would show it if something did."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from avne.probes.probe import LEAKED, UNKNOWN, load
+from tests.bed import people
+from tests.bed.tornet.network import REPOSITORY
+from tests.leaks import matrix
+from tests.leaks.matrix import AVNE, CONTROL, HOST, NETNS, STRICT, UNSHOWN, USERNS
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_every_probe_leaks_on_the_host(rows):
+    """The positive control.  What this machine cannot show has its reason, and is little."""
+    missing = matrix.unshown(rows)
+    assert [name for name in missing if name not in UNSHOWN] == []
+    assert len(load()) - len(missing) >= 120
+
+
+def test_the_host_s_packets_are_on_the_wire(rows):
+    """The oracle's control: it hears each kind of packet that the probes send."""
+    heard = " ".join(rows[HOST].packets)
+    kinds = ["tcp 198", "tcp 2001", "udp 198", "udp 2001", "icmp 198", "icmpv6 2001", ":53", ":443", ":853"]
+    for kind in [*kinds, "→ 224.0.0.251:5353", "→ ff02:", "→ 239.255.255.250:1900", "→ 255.255.255.255"]:
+        assert kind in heard, kind
+
+
+@pytest.mark.parametrize("mode", AVNE)
+def test_nothing_leaks(rows, mode):
+    row = rows[mode]
+    assert row.leaks() == {}
+    assert row.named(UNKNOWN) == {}
+
+
+def test_the_documented_hole_is_closed_by_strict(rows):
+    """Sockets that are made later; the kernel may close it in the default, too."""
+    known = {name for name, probe in load().items() if probe.known}
+    assert known == {"unix-home-late", "unix-home-dgram-late", "unix-cwd-late"}
+    assert {rows[HOST].findings[name].kind for name in known} == {LEAKED}
+    assert rows[STRICT].named(LEAKED) == {}
+
+
+@pytest.mark.parametrize("mode", AVNE)
+def test_as_many_were_tried_as_outside(rows, mode):
+    """A probe that finds nothing to try inside was not stopped: its absence is the host's too."""
+    control = rows[CONTROL.get(mode, HOST)]
+    absent = set(rows[mode].named("absent"))
+    assert {name for name in absent if control.findings[name].kind == LEAKED} == set()
+
+
+@pytest.mark.parametrize("mode", AVNE)
+def test_no_packet_leaves(rows, mode):
+    assert rows[mode].packets == []
+
+
+def test_bare_namespaces_leak(rows):
+    """What avne is for: a network namespace alone lets most of it out."""
+    assert rows[NETNS].count(LEAKED) >= 80
+    assert rows[USERNS].count(LEAKED) >= 80
+
+
+def test_the_document_knows_every_probe():
+    """docs/leaks.md is of this list: make leaktest."""
+    text = (REPOSITORY / "docs" / "leaks.md").read_text()
+    assert re.findall(r"^\| L\d\d \| `([a-z0-9-]+)`", text, re.MULTILINE) == list(load())
+
+
+def _verify(machine, installed, person, helper, *options):
+    return machine.run([installed.avne, "verify", *options], person, {"AVNE_HELPER": helper})
+
+
+def test_verify_says_so_in_json(machine, installed):
+    done = _verify(machine, installed, people.ROOT, "auto", "--json", "--strict")
+    report = json.loads(done.stdout)
+    unproven = {probe["name"] for probe in report["probes"] if probe["result"] == "proves nothing"}
+    assert unproven <= {*UNSHOWN, "setuid-program", "dev-kmsg"}
+    assert (done.returncode, report["good"]) == (0, True)
+    assert (report["counts"]["leaked"], report["counts"]["unknown"]) == (0, 0)
+    assert report["mode"] == "root"
+    assert report["counts"]["stopped"] >= 100
+    assert report["upstream_requests"] >= 3, "the TCP probes came to the upstream"
+    assert machine.packets() == [], "the controls of packets are not sent on a real wire"
+
+
+def _column(line):
+    """Where the sentence begins, which may hold the probe's name again."""
+    name = line.split()[2]
+    return line.index(load()[name].sentence[:20], line.index(name) + len(name))
+
+
+def test_verify_prints_a_board(machine, installed):
+    """Exit 1 as long as the kernel leaves the documented hole open, and it says what closes it."""
+    done = _verify(machine, installed, machine.user, "setuid")
+    *board, total, about = done.stdout.splitlines()
+    leaks = [line for line in board if "LEAKS" in line]
+    assert all("LEAKS, as documented; what stops it: Linux 7.1, --strict" in line for line in leaks)
+    assert done.returncode == (1 if leaks else 0), done.stdout + done.stderr
+    assert re.match(
+        rf"\d+ ways out that are open outside: \d+ stopped, {len(leaks)} leak; \d+ could not", total
+    )
+    assert "setuid" in about
+    lines = [line for line in board if line.startswith("  ✓ ")]
+    assert len(lines) >= 100
+    assert len({_column(line) for line in lines}) == 1, "aligned"
+    assert any(line.startswith("Not tried (shows a leak to root only): ") for line in board)
