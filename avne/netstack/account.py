@@ -2,7 +2,7 @@
 """The account of a run: what came out of the tun and went into it, and where each byte of it has gone.
 
 Each side is counted where it is: frames by the loop, packets where it is decided what they are, text
-by the sequence numbers of connections and by what was handed to workers.  The sums (tests hold them):
+by the sequence numbers of connections and by what was handed to leases.  The sums (tests hold them):
 
     tun in            =  tcp + dns + udp + icmp + multicast + other + fragment + foreign + malformed
     accepted          =  to the upstream + discarded          the program's text, in order, acknowledged

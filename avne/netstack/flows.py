@@ -72,7 +72,8 @@ class Flow:
     def received(self, payload: memoryview, now: float) -> None:
         if not self._parts:
             self.stack.wake_flow(self)
-        self._parts.append(self.stack.keep(payload) if payload is self.stack.text else payload)
+        stack = self.stack
+        self._parts.append(stack.pool.keep(len(payload)) if payload is stack.text else payload)
 
     def received_fin(self, now: float) -> None:
         self._shut = True
@@ -103,7 +104,9 @@ class Flow:
         """Hand on this turn's data."""
         parts, self._parts = self._parts, []
         lease = self.lease
-        if lease is None or lease.over:
+        if lease is None:
+            return
+        if lease.over:
             self.stack.account.discarded += sum(map(len, parts))
             return
         if parts:

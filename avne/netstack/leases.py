@@ -49,7 +49,7 @@ class Lease:
         self.session = session
         self.over = False  # nothing more is said; what has come may still be in use
         self.up_credit = 0  # bytes we may still send
-        self.sent = self.received = 0  # bytes so far
+        self.sent = self.received = 0  # bytes
         self._account = Account(upstreams.budget)  # of what may come
         self._opened = self._shut_sent = self._shut_received = False
 

@@ -97,22 +97,21 @@ class Stack:
     def receive_text(self, head: bytearray, text: memoryview, now: float) -> None:
         """One frame in two parts (wire/split.py); `text` is the beginning of the room of `pool`.
 
-        A flow that wants it keeps it there (`keep`).  Text that is not next in its turn is read again
+        A flow that wants it keeps it there.  Text that is not next in its turn is read again
         as part of a frame of its own, to be kept.
         """
         found = split.parse(head, text)
         if found is not None:
             key, segment = found
             connection = self.connections.get(key)
-            if connection is not None and (not text or arrives.is_next(connection, segment)):
-                self.account.take_text(len(head) + len(text) - vnet.SIZE)
-                if text:
+            if connection is not None:
+                is_next = arrives.is_next(connection, segment)
+                if is_next or not text:
                     self.text = text
-                    arrives.next_segment(connection, segment, now)
+                    (arrives.next_segment if is_next else arrives.segment)(connection, segment, now)
                     self.text = None
-                else:
-                    arrives.segment(connection, segment, now)
-                return
+                    self.account.take_text(len(head) + len(text) - vnet.SIZE)
+                    return
         self.receive(bytes(head) + text, now)
 
     def _tcp(self, frame: bytes, datagram: ip.Datagram, now: float) -> None:
@@ -331,10 +330,6 @@ class Stack:
 
     def wake_flow(self, flow: Flow) -> None:
         self._dirty_flows[flow] = None
-
-    def keep(self, text: memoryview) -> memoryview:
-        """The text that `receive_text` was called with, for as long as it is looked at."""
-        return self.pool.keep(len(text))
 
     def schedule(self, connection: Connection) -> None:
         if connection.deadline < connection.scheduled:

@@ -374,6 +374,20 @@ def test_small_reads_hold_no_chunk(net):
         assert len(connection.unsent) < 100
 
 
+def test_every_byte_is_in_the_account(net):
+    socket, end, _ = net.connected()
+    with end:
+        socket.send(b"up" * 5000)
+        assert len(at_once(end)) == 10_000
+        end.send(bytes(3000))
+        assert len(net.download(socket, 3000)) == 3000
+        account = net.stack.account.sum(net.stack.connections.values(), [])
+        assert account["up"] == {"accepted": 10_000, "to_upstream": 10_000, "discarded": 0}
+        assert account["down"] == {"from_upstream": 3000, "acknowledged": 3000, "lost": 0}
+        socket.send_reset()
+        assert net.stack.account.sum([], [])["up"] == account["up"]
+
+
 # ---- ends -----------------------------------------------------------------------------------
 
 
