@@ -304,14 +304,18 @@ class Supervisor:
             self._netstack.control.send("gone", worker.identity)
         del self._workers[worker.slot]
         self._end_when_drained()
-        if self._phase != RUNNING:
+        if self._phase != RUNNING or not self._netstack:
             return
         delay = self._restarts[worker.slot].delay(time.monotonic(), worker.failed is not None)
         if delay is None:
             raise hopeless(worker, self._log.path)
-        self._loop.after(
-            delay, worker.identity, lambda: self._start_worker(worker.slot, worker.generation + 1)
-        )
+        self._loop.after(delay, worker.identity, lambda: self._replace(worker))
+
+    def _replace(self, worker: Worker) -> None:
+        if (
+            self._phase == RUNNING and self._netstack
+        ):  # it may have died with the netstack, whose end comes next
+            self._start_worker(worker.slot, worker.generation + 1)
 
     # Signals and the end
 
