@@ -308,9 +308,12 @@ class Supervisor:
         delay = self._restarts[worker.slot].delay(time.monotonic(), worker.failed is not None)
         if delay is None:
             raise hopeless(worker, self._log.path)
-        self._loop.after(
-            delay, worker.identity, lambda: self._start_worker(worker.slot, worker.generation + 1)
-        )
+        self._loop.after(delay, worker.identity, lambda: self._replace(worker))
+
+    def _replace(self, worker: Worker) -> None:
+        """Start its successor, unless the netstack, without which it has nothing to do, has died as well."""
+        if self._netstack:
+            self._start_worker(worker.slot, worker.generation + 1)
 
     # Signals and the end
 
