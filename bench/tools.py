@@ -92,7 +92,7 @@ class Avne(Prefix):
         beside = Path(sys.executable).with_name("avne")
         program = str(beside) if beside.exists() else "avne"
         settings = ["env", "XDG_STATE_HOME={tmp}", "XDG_CONFIG_HOME={tmp}"]
-        options = ["run", "--upstream", "socks5://{socks}", "--resolver", "none", "--"]
+        options = ["run", "-q", "--share={tmp}", "--upstream", "socks5://{socks}", "--resolver", "none", "--"]
         super().__init__(name, [*settings, program, *options])
         self.program = program
 

@@ -30,6 +30,7 @@ HIDDEN = (
 )  # fmt: skip
 # Where everybody may make a directory.
 COMMON = ("/tmp", "/var/tmp", "/dev/shm")
+EMPTIED = ("/run", "/var/run", "/dev", *COMMON)
 # To show these would be to leave the environment.
 NEVER = ("/", "/proc", "/sys", "/dev", "/run", "/etc")
 X11 = "/tmp/.X11-unix"
@@ -88,8 +89,8 @@ class Openings:
     def hides(self, path: str) -> bool:
         """Whether the program cannot see what is there outside."""
         name = os.path.realpath(path)
-        emptied = ("/run", "/var/run", "/var/lib/sss", *COMMON)
-        return _is_in(name, emptied) and name not in emptied and not _is_in(name, self._shares)
+        emptied = _is_in(name, ("/run", "/var/run", *COMMON)) and name not in EMPTIED
+        return emptied and not _is_in(name, self._shares)
 
     # What is shown
 
@@ -134,6 +135,8 @@ class Openings:
             self._console.phase(f"{what} {name} stays in sight")
         else:
             os.close(fd)
+            if not _is_in(name, EMPTIED):
+                return
             self._console.notice(
                 f"{what} is {name}, which the program has a new, empty one of: what it writes there is lost "
                 "at its end"

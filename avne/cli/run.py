@@ -114,7 +114,22 @@ def _environment(
     environ, dropped = program_environment(os.environ, (*config["env"], *options.env), options.setenv, ours)
     if dropped:
         console.phase(f"variables that stay outside (--env NAME): {' '.join(dropped)}")
+    warn_of_environment(environ, console)
     return environ
+
+
+def warn_of_environment(environ: Mapping[str, str], console: Console) -> None:
+    """Say what of the program's variables would send it to a proxy that it cannot reach from inside."""
+    proxies = [
+        name for name, value in environ.items()
+        if value and name.lower().endswith("_proxy") and name.lower() != "no_proxy"
+    ]  # fmt: skip
+    if "torsocks" in environ.get("LD_PRELOAD", ""):
+        proxies.append("LD_PRELOAD (torsocks)")
+    if proxies:
+        console.notice(
+            f"{', '.join(proxies)} set: the program may look for a proxy that is not there; try unset"
+        )
 
 
 def warn_of_hidden(argv: list[str], openings: Openings, console: Console) -> None:

@@ -140,6 +140,7 @@ class Supervisor:
             assert self._netstack
             self._netstack.control.send("tun", fds=(self._tun,))
             self._go_when_ready()
+            import avne.cli.meta  # noqa: F401 (3 ms, while the others are waited for anyway)
         elif isinstance(event, launch.Started):
             self._console.phase(f"started {self._job.argv[0]}")
             if self._job.receipt:

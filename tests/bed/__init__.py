@@ -18,6 +18,7 @@ world.py     the world's first process: makes the network, starts the rest, obey
 servers.py   what listens at 198.51.100.80 and 2001:db8::80
 web.py       the HTTP server, and git over HTTP
 socks.py     the SOCKS 5 server
+splicing.py  how it carries bytes, ends and resets
 bed.py       starts a world from outside and talks to it
 wire.py      watches the wires of the host
 people.py    ordinary users, and how to run a program as one

@@ -11,7 +11,7 @@ import pytest
 
 from tests.bed import places
 from tests.bed.servers import reset
-from tests.bed.socks import Relay
+from tests.bed.splicing import Relay
 from tests.bed.tornet.dns import parse
 from tests.bed.tornet.processes import poll
 from tests.bed.tornet.socks_client import CONNECT, RESOLVE, SocksError, dial, receive_exactly, socks_request

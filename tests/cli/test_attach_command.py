@@ -153,15 +153,15 @@ def test_who_asks_before_the_program_has_started_waits_for_it(avne, start, envir
 # What is handed on
 
 
-def test_state_and_exit_code(avne, one, tmp_path):
+def test_state_and_exit_code(avne, one):
     script = 'pwd; umask; echo "$WORD-$AVNE-$AVNE_ID"; cat; echo err >&2; exit 3'
     done = avne(
-        "attach", "one", "sh", "-c", script, env={"WORD": "word"}, cwd=tmp_path, umask=0o027,
-        stdin=None, input="typed\n",
+        "attach", "one", "sh", "-c", script, env={"WORD": "word", "AVNE_ENV": "WORD"}, cwd="/usr/lib",
+        umask=0o027, stdin=None, input="typed\n",
     )  # fmt: skip
     number = listed(avne)[0]["id"]
     assert (done.returncode, done.stderr) == (3, "err\n")
-    assert done.stdout == f"{tmp_path}\n0027\nword-1-{number}\ntyped\n"
+    assert done.stdout == f"/usr/lib\n0027\nword-1-{number}\ntyped\n"
 
 
 def test_the_users_shell_is_the_default(avne, one):

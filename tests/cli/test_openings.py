@@ -119,9 +119,11 @@ def test_what_is_hidden_of_the_command_line(look, tmp_path):
     opened, _ = look(Options(share=(f"{tmp_path}/in",)))
     assert opened.hides(f"{tmp_path}/out")
     assert opened.hides("/run/x")
+    assert opened.hides("/dev/shm/x")
     assert not opened.hides(f"{tmp_path}/in/x")
     assert not opened.hides("/usr/bin/env")
     assert not opened.hides("/dev/null")
+    assert not opened.hides("/tmp"), "there is one inside"
 
 
 def test_sockets_are_masked_where_they_can_be_reached(look, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from avne.cli.run import isolated
+from avne.cli.run import isolated, warn_of_environment
 from avne.upstream.spec import UpstreamSpec
 
 TELL_SIGNALS = """
@@ -232,6 +232,27 @@ def test_what_is_unsent_at_the_programs_end_is_told_and_can_be_given_up(start):
         assert line == "avne: 1 connection is still sending what the program wrote; Ctrl-C ends it now\n"
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(5) == -signal.SIGINT
+
+
+class Notices:
+    def __init__(self):
+        self.told = []
+        self.notice = self.told.append
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({}, None),
+        ({"no_proxy": "x", "HTTP_PROXY": ""}, None),
+        ({"ALL_PROXY": "socks5://x", "https_proxy": "y"}, "ALL_PROXY, https_proxy set"),
+        ({"LD_PRELOAD": "/usr/lib/libtorsocks.so"}, "LD_PRELOAD (torsocks) set"),
+    ],
+)
+def test_what_would_lead_a_program_to_a_proxy_is_warned_about(environ, told):
+    notices = Notices()
+    warn_of_environment(environ, notices)
+    assert [text.partition(":")[0] for text in notices.told] == ([told] if told else [])
 
 
 def test_each_run_is_isolated_in_tor():

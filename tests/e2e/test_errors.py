@@ -133,7 +133,10 @@ def test_avne_says_nothing_when_all_is_well(any_avne, bed):
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
-def test_proxy_settings_of_the_caller_are_warned_about(avne, bed):
-    done = avne.run("true", upstream=bed.socks, env={"http_proxy": "http://127.0.0.1:8118"})
+def test_proxy_settings_are_not_passed_on_and_warned_about_where_they_are(avne, bed):
+    proxy = {"http_proxy": "http://127.0.0.1:8118"}
+    done = avne.run("sh", "-c", "echo $http_proxy", upstream=bed.socks, env=proxy)
+    assert (done.stdout, done.stderr) == ("\n", "")
+    done = avne.run("true", upstream=bed.socks, env=proxy, options=["--env", "http_proxy"])
     assert done.returncode == 0
     assert "http_proxy" in done.stderr

@@ -17,7 +17,7 @@ def test_requests_to_attach(tmp_path):
         "attach.c": ["-Dstart_program=counted_start", "-Dkill=counted_kill"],
         "program.c": [],
         "helper.c": ["-Dmain=helper_main"],
-        **{name: [] for name in ("init.c", "network.c", "seal.c", "view.c")},
+        **{name: [] for name in ("init.c", "network.c", "paths.c", "seal.c", "view.c")},
     }
     assert {*sources} == {source.name for source in hatch_build.SOURCES}
     common = ["-std=gnu11", "-O1", "-g", "-I", str(hatch_build.PRIVILEGED), "-DAVNE_LAYOUT=1ULL", *SANITIZERS]
