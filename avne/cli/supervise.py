@@ -312,9 +312,8 @@ class Supervisor:
         self._loop.after(delay, worker.identity, lambda: self._replace(worker))
 
     def _replace(self, worker: Worker) -> None:
-        if (
-            self._phase == RUNNING and self._netstack
-        ):  # it may have died with the netstack, whose end comes next
+        """Start its successor, unless the netstack, without which it has nothing to do, has died as well."""
+        if self._phase == RUNNING and self._netstack:
             self._start_worker(worker.slot, worker.generation + 1)
 
     # Signals and the end

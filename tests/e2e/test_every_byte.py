@@ -92,6 +92,7 @@ def test_a_program_whose_network_has_died_has_no_account(avne, bed, tmp_path_for
         assert process.stdout.readline() == "up\n"
         os.kill(process.part("net"), signal.SIGKILL)
         assert process.wait(20) == 125
+        assert process.stderr.read().count("\n") == 2, "the problem and its cure, and no traceback"
     found = json.loads(path.read_text())
     assert found["network"] is None
     assert found["exit"] == 125

@@ -73,7 +73,9 @@ def test_the_document_knows_every_probe():
 
 
 def _verify(machine, installed, person, helper, *options):
-    return machine.run([installed.avne, "verify", *options], person, {"AVNE_HELPER": helper})
+    done = machine.run([installed.avne, "verify", *options], person, {"AVNE_HELPER": helper})
+    assert done.stdout, done.stderr
+    return done
 
 
 def test_verify_says_so_in_json(machine, installed):
