@@ -8,13 +8,11 @@ written through that descriptor, so that the program inside cannot put another i
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import platform
 import stat
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avne import __version__
@@ -32,7 +30,7 @@ class Receipt:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._facts: dict[str, Any] = {
-            "avne": __version__, "python": platform.python_version(), "kernel": os.uname().release,
+            "avne": __version__, "python": sys.version.split()[0], "kernel": os.uname().release,
             "session": None, "mode": None, "layers": None, "upstream": None, "opened": [],
             "start": _now(), "started": None, "end": None, "exit": None,
             "tried": None, "network": None,
@@ -92,6 +90,8 @@ class Receipt:
         """A full disk fails no run."""
         self._facts["end"] = _now()
         with contextlib.suppress(OSError):
+            import json  # not for a run without a receipt
+
             os.write(self._fd, json.dumps(self._facts, indent=2).encode() + b"\n")
 
 
@@ -123,8 +123,8 @@ def tried(counters: Mapping[str, int], account: Mapping[str, Any]) -> dict[str, 
 def layers(helper: int) -> dict[str, Any] | None:
     """What the kernel says of the environment's init (proc_pid_status(5)); None where it does not."""
     try:
-        init = int(Path(f"/proc/{helper}/task/{helper}/children").read_text().split()[0])
-        rows = [line.split(":", 1) for line in Path(f"/proc/{init}/status").read_text().splitlines()]
+        init = int(_read(f"/proc/{helper}/task/{helper}/children").split()[0])
+        rows = [line.split(":", 1) for line in _read(f"/proc/{init}/status").splitlines()]
     except (OSError, IndexError, ValueError):
         return None
     status = {row[0]: row[1].split() for row in rows if len(row) == 2}
@@ -143,3 +143,8 @@ def _mode(setuid: bool) -> str:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
