@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,8 @@ def verify(as_json: bool, options: Sequence[str] = ()) -> int:
     """
     load()  # a bad setting is told at once
     console = Console(quiet=as_json)
+    # Whoever hangs up on a listener of the stage must not end it; a reader of the board may (main.py).
+    broken_pipe = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     here = [probe for probe in load_probes().values() if not not_here(probe)]
     with Stage() as stage:
         tries = Tries(stage)
@@ -46,6 +49,7 @@ def verify(as_json: bool, options: Sequence[str] = ()) -> int:
         finally:
             console.progress("")
         asked = stage.upstream.asked
+    signal.signal(signal.SIGPIPE, broken_pipe)
     verdicts = []
     for probe in load_probes().values():
         why = Finding(ABSENT, not_here(probe))

@@ -39,7 +39,18 @@ class Refuser:
                         connection, _ = self._listener.accept()
                         self._selector.register(connection, selectors.EVENT_READ)
                     else:
-                        self._answer(key.fileobj)
+                        self._answer_or_forget(key.fileobj)
+
+    def _answer_or_forget(self, connection: socket.socket) -> None:
+        try:
+            self._answer(connection)
+        except OSError:  # it has hung up
+            self._forget(connection)
+
+    def _forget(self, connection: socket.socket) -> None:
+        self._selector.unregister(connection)
+        self._greeted.discard(connection)
+        connection.close()
 
     def _answer(self, connection: socket.socket) -> None:
         """A greeting and a request are small, and each comes in one piece on a unix socket."""
@@ -53,9 +64,7 @@ class Refuser:
         if data:
             self.asked += 1
             connection.sendall(_NOT_ALLOWED)
-        self._selector.unregister(connection)
-        self._greeted.discard(connection)
-        connection.close()
+        self._forget(connection)
 
     def close(self) -> None:
         self._closing = True

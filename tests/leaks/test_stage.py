@@ -71,6 +71,19 @@ def test_the_upstream_refuses_and_counts(tmp_path):
     upstream.close()
 
 
+def test_a_client_that_hangs_up_ends_nothing(tmp_path):
+    upstream = Refuser(str(tmp_path / "socks"))
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(tmp_path / "socks"))
+            sock.sendall(b"\x05\x01\x00")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(tmp_path / "socks"))
+        sock.sendall(b"\x05\x01\x00")
+        assert sock.recv(2) == b"\x05\x00"
+    upstream.close()
+
+
 def test_words_of_configuration_files():
     text = "passwd: files systemd # x\nhosts: files mdns4_minimal [NOTFOUND=return] resolve dns\n"
     assert facts.foreign_modules(text) == ["mdns4_minimal", "resolve", "systemd"]
