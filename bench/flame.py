@@ -85,3 +85,11 @@ def _record_load(agent: Agent, request: str, spies: list[list[str]]) -> None:
     finally:
         for process in running:
             stop(process)
+    for argv in spies:
+        _untitle(Path(argv[-1]), argv)
+
+
+def _untitle(path: Path, argv: list[str]) -> None:
+    """py-spy writes its command line above the graph: without the directories of this machine."""
+    words = ["py-spy", *argv[1:-1], path.name]
+    path.write_text(path.read_text().replace(" ".join(argv), " ".join(words)))
