@@ -71,6 +71,7 @@ def _run(program: list[str], config: Config, more: More, state: Inherited, recei
                 inherited=state,
                 helpers=helpers,
                 netstack=_netstack_config(session, config),
+                on_failure=config["on_failure"],
                 listener=listener,
                 capture=capture_fd,
                 upstream=upstream,

@@ -53,7 +53,9 @@ class Process:
         resolver = config.get("resolver")
         self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
         self._stack.account.keep_names = bool(config.get("log_names"))
-        self._capture = self._stack.capture = self._begin_capture(config["session"], *fds[1:])
+        generation = config.get("generation", 1)
+        self._stack.port53.names.begin_at(generation)
+        self._capture = self._stack.capture = self._begin_capture(config["session"], generation, *fds[1:])
         self._epoll = select.epoll()
         self._streams = Streams(self._epoll, self._log, self._stack.pool)
         self._stack.upstreams.streams = self._streams
@@ -63,8 +65,8 @@ class Process:
         _, fds = self._expect("tun")
         self._tun = fds[0]
         os.set_blocking(self._tun, False)
-        for fd in (self._tun, control.fileno()):
-            self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(control.fileno(), select.EPOLLIN)
+        self._reads_tun = False  # not before a worker has joined: packets wait in the device
         self._ended = False
         self._draining = False
         self._owing = -1
@@ -83,11 +85,14 @@ class Process:
                 raise RuntimeError(f"expected {verb}, got {message[0]}")
             self._add_lane(message[1].encode(), fds[0])
 
-    def _begin_capture(self, session: str, fd: int = -1) -> Capture | None:
+    def _begin_capture(self, session: str, generation: int, fd: int = -1) -> Capture | None:
         if fd < 0:
             return None
         file = io.FileIO(fd, "w")
-        file.truncate(0)
+        if generation == 1:
+            file.truncate(0)
+        else:
+            file.seek(0, os.SEEK_END)  # pcapng: a section of its own, behind the predecessor's
         epoch = time.time_ns() - time.monotonic_ns()
         stack = self._stack
         return Capture(file, f"avne {session}", epoch, stack.port53.names.name_of, stack.counters)
@@ -229,8 +234,14 @@ class Process:
                     continue
                 if joining:
                     self._control.send("worker", worker.decode(), self._kind(worker))
+                    self._begin_to_read()
         except CutOff as cut:
             self._cut_off(cut.worker, cut.reason, now)
+
+    def _begin_to_read(self) -> None:
+        if not self._reads_tun:
+            self._reads_tun = True
+            self._epoll.register(self._tun, select.EPOLLIN)
 
     def _kind(self, worker: bytes) -> str:
         return self._stack.upstreams.workers[worker].kind
