@@ -23,7 +23,6 @@ class Job(NamedTuple):
     helpers: list[str]  # paths, in the order to try
     netstack: dict[str, Any]  # the `config` of the netstack
     on_failure: str  # restart or kill
-    listener: int  # the listening ipc socket
     capture: int  # the file of a capture, or -1
     upstream: UpstreamSpec
     workers: int

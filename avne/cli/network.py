@@ -49,7 +49,6 @@ class Network:
         self._log = log
         self._owner = owner
         self._tun: tuple[int, ...] = ()  # the descriptors that a netstack gets
-        self._listener = job.listener
         self._netstack: Part | None = None
         self._generation = 0
         self._crashes = Restarts()  # of the netstack
@@ -65,8 +64,7 @@ class Network:
         self._netstack = Part("the network process", "net", NETSTACK)  # first: it takes longest
         config = {**self._job.netstack, "generation": self._generation}
         capture = self._job.capture
-        fds = (self._listener,) if capture < 0 else (self._listener, capture)
-        self._netstack.control.send("config", config, fds=fds)
+        self._netstack.control.send("config", config, fds=(capture,) if capture >= 0 else ())
         self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
         for slot in self._generations:
             self._start_worker(slot)
@@ -111,10 +109,9 @@ class Network:
     def close(self) -> None:
         """Give the tun back: where nobody else has it the device is gone.  The parts end with `Parts.end`."""
         self.phase = ENDING
-        for fd in (*self._tun, self._listener):
-            if fd >= 0:
-                os.close(fd)
-        self._tun, self._listener = (), -1
+        for fd in self._tun:
+            os.close(fd)
+        self._tun = ()
 
     # The netstack
 
@@ -149,8 +146,7 @@ class Network:
     def _start_worker(self, slot: int) -> None:
         assert self._netstack
         self._generations[slot] += 1
-        endpoint = self._job.netstack["endpoint"]
-        worker = Worker(slot, self._generations[slot], endpoint, self._job.upstream, self._netstack.control)
+        worker = Worker(slot, self._generations[slot], self._job.upstream, self._netstack.control)
         self._workers[slot] = worker
         self._parts.watch(worker, self._on_worker, self._worker_died)
 
