@@ -28,7 +28,7 @@ STARTING, LASTING, ENDING = range(3)
 class Owner(Protocol):
     """What the supervisor hears."""
 
-    def on_ready(self, part: Part) -> None: ...
+    def on_ready(self, who: str) -> None: ...
     def on_lost(self, error: AvneError) -> None: ...
     def on_replaced(self) -> None: ...
     def on_message(self, message: list[Any]) -> None: ...
@@ -118,7 +118,7 @@ class Network:
     def _on_netstack(self, part: Part, message: list[Any]) -> None:
         if message == ["ready"]:
             part.ready = True
-            self._owner.on_ready(part)
+            self._owner.on_ready("netstack")
         elif part is self._netstack:
             self._owner.on_message(message)
 
@@ -155,7 +155,7 @@ class Network:
             case ["ready"]:
                 worker.ready = True
                 self._restarts[worker.slot].succeeded()
-                self._owner.on_ready(worker)
+                self._owner.on_ready(f"worker {worker.identity}")
             case ["failed", str(problem), str(cure)]:
                 worker.failed = AvneError(problem, cure)
 

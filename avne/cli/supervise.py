@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 from avne import __version__
-from avne.cli.children import Part, Parts
+from avne.cli.children import Parts
 from avne.cli.console import Console
 from avne.cli.doors import Doors
 from avne.cli.job import Job
@@ -235,9 +235,9 @@ class Supervisor:
 
     # The network
 
-    def on_ready(self, part: Part) -> None:
+    def on_ready(self, who: str) -> None:
         """A part of it is ready."""
-        self._console.phase(f"{part.name} ready")
+        self._console.phase(f"{who} ready")
         self._go_when_ready()
 
     def on_message(self, message: list[Any]) -> None:
