@@ -135,10 +135,10 @@ class Supervisor:
         assert self._environment
         event = self._environment.receive()
         if isinstance(event, launch.Tun):
-            self._console.phase("environment made")
+            self._console.phase(f"environment made{launch.instead_of_tun(event)}")
             self._tun = event.fd
             assert self._netstack
-            self._netstack.control.send("tun", fds=(self._tun,))
+            self._netstack.control.send("tun", event.missing, fds=(self._tun,))
             self._go_when_ready()
             import avne.cli.meta  # noqa: F401 (3 ms, while the others are waited for anyway)
         elif isinstance(event, launch.Started):

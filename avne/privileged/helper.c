@@ -307,6 +307,7 @@ static unsigned long bits_of(enum mode mode)
 static void keep_capabilities(enum mode mode, uint32_t flags)
 {
     const uint32_t wanted = 1U << CAP_SYS_ADMIN | 1U << CAP_NET_ADMIN
+        | (mode != SETUID ? 1U << CAP_NET_RAW : 0)
         | (mode != SETUID && flags & AVNE_OWN_HOME ? 1U << CAP_DAC_OVERRIDE : 0);
     struct __user_cap_data_struct held[2];
 
@@ -433,11 +434,11 @@ static void join_new_keyring(void)
 
 static _Noreturn void environment(enum mode mode, struct wishes *wishes)
 {
-    int tun;
+    int device, no_tun;
 
     must(AVNE_STAGE_MOUNT_PRIVATE, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
     find_again(wishes);
-    tun = make_tun(mode);
+    device = make_device(mode, &no_tun);
     make_network();
     make_view(mode, wishes);
     must(AVNE_STAGE_DROP, chdir("/"));
@@ -445,8 +446,8 @@ static _Noreturn void environment(enum mode mode, struct wishes *wishes)
     join_new_keyring();
     seal(wishes);
     forget_paths(wishes);
-    say(AVNE_TUN, 0, 0, tun);
-    (void)close(tun);  // the netstack's death is now the device's
+    say(AVNE_TUN, 0, no_tun, device);
+    (void)close(device);  // the netstack's death is now the device's
     serve(&saved);
 }
 

@@ -44,7 +44,7 @@ void must(enum avne_stage stage, long result);
 void reach_files_as(uid_t uid);
 int write_file(int directory, const char *path, int flags, const char *text);
 
-int make_tun(enum mode mode);             /* network.c: the device's descriptor */
+int make_device(enum mode mode, int *no_tun);  /* network.c: its descriptor, and why it is no tun */
 void make_network(void);                  /* network.c: links, addresses, routes */
 void make_view(enum mode mode, const struct wishes *wishes);  /* view.c: mounts and names */
 void seal(const struct wishes *wishes);   /* seal.c: seccomp and Landlock, for good */

@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-/* The tun device and the network around it: constants, the same for every user.
+/* The environment's one device and the network around it: constants, the same for every user.
  *
- * In a network namespace of our own, with its CAP_NET_ADMIN.  The device lives as long as its
- * descriptor, which goes to the supervisor.
+ * In a network namespace of our own, with its CAP_NET_ADMIN.  The device is a tun, or, where that is out
+ * of reach, one end of a veth pair.  It lives as long as its descriptor, which goes to the supervisor.
  */
 #define _GNU_SOURCE
 #include "helper.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_addr.h>
+#include <linux/if_ether.h>
 #include <linux/if_link.h>
+#include <linux/if_packet.h>
 #include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
+#include <linux/veth.h>
 #include <net/if.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -23,41 +28,23 @@
 enum {
     TUN_MTU = 65520,           // avne/limits.py has the same
     TUN_QUEUE = 8192,
-    LOOPBACK = 1               // the index of lo, in every network namespace
+    LOOPBACK = 1,              // the index of lo, in every network namespace
+    PACKET_ROOM = 32 << 20     // of packets that wait in a packet socket
 };
 
 #define TUN_NAME "tun0"
+#define STACK_NAME "stack0"
+// Of the ends of a veth pair; avne/netstack/wire/ethernet.py has the same.
+#define STACK_MAC 0x02, 0x61, 0x76, 0x6e, 0x65, 0x01
+#define TUN_MAC 0x02, 0x61, 0x76, 0x6e, 0x65, 0x02
 #define NETWORK_V4 10, 213, 0
 #define NETWORK_V6 0xfd, 0x61, 0x76, 0x6e, 0x65, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
-
-int make_tun(enum mode mode)
-{
-    struct ifreq wish = {.ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR};
-    const int header_size = 10, little_endian = 1;
-    int fd, error;
-
-    // The one file that a user may need us for: many machines keep it at 0600.
-    if (mode == SETUID)
-        reach_files_as(0);
-    fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-    error = errno;
-    if (mode == SETUID)
-        reach_files_as(getuid());
-    if (fd < 0)
-        fail(AVNE_STAGE_TUN_OPEN, error);
-    memcpy(wish.ifr_name, TUN_NAME, sizeof TUN_NAME);
-    must(AVNE_STAGE_TUN_CONFIGURE, ioctl(fd, TUNSETIFF, &wish));
-    must(AVNE_STAGE_TUN_CONFIGURE, ioctl(fd, TUNSETVNETHDRSZ, &header_size));
-    must(AVNE_STAGE_TUN_CONFIGURE, ioctl(fd, TUNSETVNETLE, &little_endian));
-    must(AVNE_STAGE_TUN_CONFIGURE, ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6));
-    return fd;
-}
 
 // ---- rtnetlink(7): a handful of fixed requests -------------------------------------------------
 
 static struct {
     struct nlmsghdr head;
-    char room[256];            // our largest request has 100 bytes
+    char room[256];            // our largest request has 150 bytes
 } ask;
 
 static void *append(const void *data, size_t size)
@@ -118,7 +105,8 @@ static int tell(int netlink)
 
 static int bring_up(int netlink, int index)
 {
-    const struct ifinfomsg link = {.ifi_index = index, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
+    const unsigned flags = index == LOOPBACK ? IFF_UP : IFF_UP | IFF_NOARP;  // a tun has no ARP anyway
+    const struct ifinfomsg link = {.ifi_index = index, .ifi_flags = flags, .ifi_change = flags};
 
     begin(RTM_NEWLINK, 0, &link, sizeof link);
     return tell(netlink);
@@ -172,6 +160,118 @@ static int add_default_route(int netlink, int index, uint8_t family)
     close_nest(metrics);
     return tell(netlink);
 }
+
+// ---- the device --------------------------------------------------------------------------------
+
+static int open_tun(enum mode mode)
+{
+    int fd, error;
+
+    // The one file that a user may need us for: many machines keep it at 0600.
+    if (mode == SETUID)
+        reach_files_as(0);
+    fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    error = errno;
+    if (mode == SETUID)
+        reach_files_as(getuid());
+    errno = error;
+    return fd;
+}
+
+static void make_tun(int fd)
+{
+    struct ifreq wish = {.ifr_name = TUN_NAME, .ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR};
+    const int header_size = 10, little_endian = 1;
+
+    must(AVNE_STAGE_TUN_CONFIGURE, ioctl(fd, TUNSETIFF, &wish));
+    must(AVNE_STAGE_TUN_CONFIGURE, ioctl(fd, TUNSETVNETHDRSZ, &header_size));
+    must(AVNE_STAGE_TUN_CONFIGURE, ioctl(fd, TUNSETVNETLE, &little_endian));
+    must(AVNE_STAGE_TUN_CONFIGURE, ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6));
+}
+
+/* What a pair is asked for, one end here and the other in the namespace `there`.  The kernel sends to the
+ * address of its own end, where there is no ARP: to the other end these packets are somebody else's. */
+static int add_pair(int netlink, int there)
+{
+    const struct ifinfomsg link = {0};
+    struct rtattr *info, *data, *peer;
+
+    begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link, sizeof link);
+    attribute(IFLA_IFNAME, STACK_NAME, sizeof STACK_NAME);
+    attribute(IFLA_ADDRESS, (const uint8_t[]){STACK_MAC}, ETH_ALEN);
+    info = open_nest(IFLA_LINKINFO);
+    attribute(IFLA_INFO_KIND, "veth", sizeof "veth");
+    data = open_nest(IFLA_INFO_DATA);
+    peer = open_nest(VETH_INFO_PEER);
+    (void)append(&link, sizeof link);
+    attribute(IFLA_IFNAME, TUN_NAME, sizeof TUN_NAME);
+    attribute(IFLA_ADDRESS, (const uint8_t[]){TUN_MAC}, ETH_ALEN);
+    attribute(IFLA_NET_NS_FD, &there, sizeof there);
+    close_nest(peer);
+    close_nest(data);
+    close_nest(info);
+    return tell(netlink);
+}
+
+/* A socket that gets and sends whole frames at the interface, with the header that a tun has. */
+static int open_packets(int index)
+{
+    const int on = 1, room = PACKET_ROOM;
+    const struct sockaddr_ll end = {
+        .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = index};
+    int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    must(AVNE_STAGE_VETH, fd);
+    must(AVNE_STAGE_VETH, setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on));
+    must(AVNE_STAGE_VETH, setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on));
+    // There is no queue before it: as much as may be had, by force where we are root.
+    must(AVNE_STAGE_VETH, setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room));
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room) < 0)
+        must(AVNE_STAGE_VETH, setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room));
+    must(AVNE_STAGE_VETH, bind(fd, (const struct sockaddr *)&end, sizeof end));
+    return fd;
+}
+
+/* The other end is alone in a namespace that has no address, and where nobody is.  It is the socket
+ * that keeps it: with its last descriptor the namespace goes, and the pair with it. */
+static int make_veth(void)
+{
+    const int environment = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    int netlink, index, packets;
+
+    must(AVNE_STAGE_VETH, environment);
+    must(AVNE_STAGE_VETH, unshare(CLONE_NEWNET));
+    netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    must(AVNE_STAGE_VETH, netlink);
+    (void)write_file(AT_FDCWD, "/proc/sys/net/ipv6/conf/default/disable_ipv6", 0, "1\n");
+    must(AVNE_STAGE_VETH, add_pair(netlink, environment));
+    index = (int)if_nametoindex(STACK_NAME);
+    must(AVNE_STAGE_VETH, prepare_link(netlink, index, false));
+    must(AVNE_STAGE_VETH, bring_up(netlink, index));
+    packets = open_packets(index);
+    (void)close(netlink);
+    must(AVNE_STAGE_VETH, setns(environment, CLONE_NEWNET));
+    (void)close(environment);
+    return packets;
+}
+
+/* The descriptor of the device's other side; `no_tun`: 0, or the errno for which it is a packet socket. */
+int make_device(enum mode mode, int *no_tun)
+{
+    const bool same_header = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;  // a packet socket's is the machine's
+    int fd = open_tun(mode);
+
+    *no_tun = fd < 0 ? errno : 0;
+    if (fd >= 0)
+        make_tun(fd);
+    else if (mode != SETUID && same_header)
+        fd = make_veth();
+    else
+        fail(AVNE_STAGE_TUN_OPEN, *no_tun);
+    return fd;
+}
+
+// ---- the network around it ---------------------------------------------------------------------
 
 static bool kernel_has_v6(void)
 {

@@ -58,7 +58,8 @@ struct avne_message {
     uint32_t type;
     uint64_t layout;                      /* AVNE_LAYOUT of the sender */
     uint32_t stage;                       /* FAILED: enum avne_stage */
-    int32_t value;                        /* FAILED: errno; EXITED: wait status; SIGNAL: number; REQUEST: flags */
+    int32_t value;                        /* FAILED: errno; EXITED: wait status; SIGNAL: number; REQUEST: flags;
+                                             TUN: 0, or the errno for which it is no tun but a packet socket */
     uint64_t ignored;                     /* GO: signals the program starts with ignored, bit n-1;
                                              REQUEST: shares that are read-only, bit n for the nth */
     uint64_t blocked;                     /* GO: signals it starts with blocked;
@@ -80,6 +81,7 @@ enum avne_stage {
     AVNE_STAGE_FIND,                      /* a descriptor of REQUEST is of no file that has a name here */
     AVNE_STAGE_TUN_OPEN,
     AVNE_STAGE_TUN_CONFIGURE,
+    AVNE_STAGE_VETH,                      /* what takes the place of a tun that is out of reach */
     AVNE_STAGE_ADDRESSES,
     AVNE_STAGE_ROUTES,
     AVNE_STAGE_MOUNT_PROC,
