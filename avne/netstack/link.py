@@ -49,7 +49,6 @@ class Packets:
     def __init__(self, fd: int, count: Callable[[str], None]) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
-        self._socket = socket.socket(fileno=fd)
         self._count = count
         self._vnet = bytearray(vnet.SIZE)
         self._ethernet = bytearray(ethernet.SIZE)
@@ -86,5 +85,6 @@ class Packets:
 
     def lost(self) -> int:
         """How many frames found no room since the last call."""
-        statistics = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+        with socket.socket(fileno=os.dup(self._fd)) as packets:
+            statistics = packets.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
         return int(_STATISTICS.unpack(statistics)[1])

@@ -26,10 +26,10 @@ REQUEST, TUN, GO, STARTED, SIGNAL, EXITED, END, FAILED, ATTACH, TERMINAL = range
 MESSAGE: Final = struct.Struct("=IIQIiQQII")  # magic type layout stage value ignored blocked argc envc
 
 STAGES: Final = (
-    "REQUEST", "STDIO", "IDENTITY", "USER_NAMESPACE", "ID_MAP", "NAMESPACES", "FORK", "MOUNT_PRIVATE",
-    "FIND", "TUN_OPEN", "TUN_CONFIGURE", "VETH", "ADDRESSES", "ROUTES", "MOUNT_PROC", "MOUNT_SYS",
-    "MOUNT_RUN", "MOUNT_TMP", "MOUNT_ETC", "MASK", "MOUNT_HOME", "MOUNT_DEV", "SHARE", "HOSTNAME", "DROP",
-    "SEAL", "GO", "EXEC", "ATTACH", "TARGET",
+    "REQUEST", "DESCRIPTORS", "STDIO", "IDENTITY", "USER_NAMESPACE", "ID_MAP", "NAMESPACES", "FORK",
+    "MOUNT_PRIVATE", "FIND", "TUN_OPEN", "TUN_CONFIGURE", "VETH", "ADDRESSES", "ROUTES", "MOUNT_PROC",
+    "MOUNT_SYS", "MOUNT_RUN", "MOUNT_TMP", "MOUNT_ETC", "MASK", "MOUNT_HOME", "MOUNT_DEV", "SHARE",
+    "HOSTNAME", "DROP", "SEAL", "GO", "EXEC", "ATTACH", "TARGET",
 )  # fmt: skip
 # Where the setuid helper has rights that an ordinary user lacks.
 _RIGHTS: Final = frozenset(STAGES[STAGES.index("USER_NAMESPACE") : STAGES.index("DROP")])

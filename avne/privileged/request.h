@@ -71,6 +71,7 @@ struct avne_message {
 /* What can fail. The order is that of the work; avne/privileged/launch.py has the same list. */
 enum avne_stage {
     AVNE_STAGE_REQUEST,                   /* not a request, or of another version */
+    AVNE_STAGE_DESCRIPTORS,               /* those of the caller cannot be closed */
     AVNE_STAGE_STDIO,                     /* standard input, output or error leads out of a network namespace */
     AVNE_STAGE_IDENTITY,                  /* called with privileges we do not know */
     AVNE_STAGE_USER_NAMESPACE,
