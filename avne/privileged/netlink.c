@@ -42,7 +42,7 @@ int ask(int netlink, uint16_t type, uint16_t flags, const void *body, size_t siz
             continue;
         }
         end += RTA_SPACE(parts->size);
-        if (end > sizeof request || depth == DEEPEST || parts->kind == CLOSE)
+        if (end > sizeof request || parts->kind == CLOSE || (parts->kind == OPEN && depth == DEEPEST))
             abort();
         attribute->rta_type = parts->kind == OPEN ? parts->type | NLA_F_NESTED : parts->type;
         attribute->rta_len = (uint16_t)RTA_LENGTH(parts->size);

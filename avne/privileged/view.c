@@ -98,8 +98,8 @@ static int mount_on(const struct place *place)
         return place->may_lack && (errno == ENOENT || errno == ENOTDIR) ? 1 : -1;
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     result = mount(place->type, path, place->type, place->flags, place->options);
-    if (result < 0 && errno == EPERM && place->stage == AVNE_STAGE_MOUNT_SYS)
-        // Partly masked, as in a container: then nothing of it, rather than the host's.
+    if (result < 0 && place->stage == AVNE_STAGE_MOUNT_SYS)
+        // For one, partly masked, as in a container: then nothing of it, rather than the host's.
         result = mount("tmpfs", path, "tmpfs", place->flags, "mode=0555");
     error = errno;
     (void)close(fd);

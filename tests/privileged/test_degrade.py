@@ -40,10 +40,12 @@ def _etc(helper, overlays=0):
     (etc / "closed").mkdir(mode=0o700)
     (etc / "localtime").symlink_to("/usr/share/zoneinfo/UTC")
     os.mkfifo(etc / "fifo")
+    if overlays:
+        stage.mount("tmpfs", "/mnt", "tmpfs", 0, "mode=0755")
     for number in range(overlays):
         for name in ("upper", "work"):
-            (etc / f"{number}-{name}").mkdir()
-        options = f"lowerdir={etc},upperdir={etc}/{number}-upper,workdir={etc}/{number}-work"
+            os.mkdir(f"/mnt/{number}-{name}")
+        options = f"lowerdir={etc},upperdir=/mnt/{number}-upper,workdir=/mnt/{number}-work"
         stage.mount("overlay", etc, "overlay", 0, options)
     stage.mount(str(etc), "/etc", "", stage.MS_BIND)
 
@@ -60,7 +62,7 @@ def _type_of_etc(done):
 
 
 LOOK = """
-    sed -n 's/.* \\/etc \\(.*\\) - \\([a-z]*\\) .*/\\2/p' /proc/self/mountinfo
+    sed -n 's/.* \\/etc \\(.*\\) - \\([a-z]*\\) .*/\\2/p' /proc/self/mountinfo | tail -1
     cat /etc/hosts /etc/hostname /etc/machine-id /etc/ssl/ca /etc/.hidden; grep ^nameserver /etc/resolv.conf
     readlink /etc/localtime; wc -l < /etc/passwd
     for name in resolv.conf passwd ssl/ca new-one; do (echo x > /etc/$name) 2>&1 | sed 's/.*: //'; done
@@ -130,7 +132,7 @@ def test_no_name_leads_to_what_it_replaces(helper, mode):
 
 def test_without_new_terminals_there_are_none(helper, mode):
     """Not the host's, which are what a refusal could be answered with."""
-    script = "ls -A /dev/pts | wc -l; ls /dev; (exec 3<> /dev/ptmx) 2> /dev/null || echo none"
+    script = "ls -A /dev/pts | wc -l; ls /dev; [ -c /dev/ptmx ] || echo none"
     control = _sh(helper, mode, script)
     done = _sh(helper, mode, script, lambda: forbid.mounts(devpts=errno.EINVAL))
     assert done.out.splitlines()[-1] == "none" != control.out.splitlines()[-1]
@@ -138,10 +140,19 @@ def test_without_new_terminals_there_are_none(helper, mode):
 
 
 @pytest.mark.parametrize("error", [errno.EPERM, errno.EACCES])
-@pytest.mark.parametrize(("kind", "name"), [("proc", "MOUNT_PROC"), ("tmpfs", "MOUNT_RUN")])
-def test_what_has_nothing_as_tight_stops_it(helper, mode, kind, name, error):
-    failed = _failed(helper, mode, lambda _: forbid.mounts(**{kind: error}))
-    assert failed == [name, error]
+def test_without_a_new_sys_there_is_an_empty_one(helper, mode, error):
+    done = _sh(helper, mode, "ls -A /sys | wc -l", lambda: forbid.mounts(sysfs=error))
+    assert done.out == "0\n"
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EACCES])
+@pytest.mark.parametrize("kind", ["proc", "tmpfs"])
+def test_what_has_nothing_as_tight_stops_it(helper, mode, kind, error):
+    name, number = _failed(helper, mode, lambda _: forbid.mounts(**{kind: error}))
+    assert number == error
+    assert name in {"proc": ["MOUNT_PROC"], "tmpfs": ["MOUNT_SYS", "MOUNT_RUN"]}[kind], (
+        "the first of its kind"
+    )
 
 
 @pytest.mark.parametrize("who", [SETUID, ROOT], ids=lambda mode: mode.name)
@@ -220,4 +231,4 @@ def test_without_a_tun_node_it_is_a_veth_pair(helper, who):
 def test_the_setuid_helper_makes_no_packet_socket(helper):
     """Who may not make a user namespace has no CAP_NET_RAW to open one with."""
     assert _failed(helper, SETUID, lambda _: os.unlink("/dev/net/tun")) == ["TUN_OPEN", errno.ENOENT]
-    assert ["Started"] in _events(helper, SETUID, lambda _: os.chmod("/dev/net/tun", 0))
+    assert ["Started"] in _events(helper, SETUID, lambda _: os.chmod("/dev/net/tun", 0o600))
