@@ -20,6 +20,7 @@ from avne.cli.loop import Loop
 from avne.cli.workers import MAX_CRASHES, Restarts, Worker, hopeless
 from avne.errors import AvneError
 from avne.log import Log
+from avne.privileged import launch
 
 NETSTACK = "avne.netstack.process"
 STARTING, LASTING, ENDING = range(3)
@@ -48,7 +49,7 @@ class Network:
         self._parts = parts
         self._log = log
         self._owner = owner
-        self._tun: tuple[int, ...] = ()  # the descriptors that a netstack gets
+        self._tun: launch.Tun | None = None
         self._netstack: Part | None = None
         self._generation = 0
         self._crashes = Restarts()  # of the netstack
@@ -69,13 +70,13 @@ class Network:
         for slot in self._generations:
             self._start_worker(slot)
         if self._tun:
-            self._netstack.control.send("tun", fds=self._tun)
+            self.give_tun(self._tun)
 
-    def give_tun(self, *fds: int) -> None:
+    def give_tun(self, tun: launch.Tun) -> None:
         """The environment's tun, ours to close from here on."""
-        self._tun = fds
+        self._tun = tun
         assert self._netstack
-        self._netstack.control.send("tun", fds=fds)
+        self._netstack.control.send("tun", tun.missing, fds=(tun.fd,))
 
     @property
     def lives(self) -> bool:
@@ -109,9 +110,9 @@ class Network:
     def close(self) -> None:
         """Give the tun back: where nobody else has it the device is gone.  The parts end with `Parts.end`."""
         self.phase = ENDING
-        for fd in self._tun:
-            os.close(fd)
-        self._tun = ()
+        if self._tun:
+            os.close(self._tun.fd)
+            self._tun = None
 
     # The netstack
 

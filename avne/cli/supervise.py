@@ -118,8 +118,8 @@ class Supervisor:
         assert self._environment
         event = self._environment.receive()
         if isinstance(event, launch.Tun):
-            self._console.phase("environment made")
-            self._network.give_tun(event.fd)
+            self._console.phase(f"environment made{launch.instead_of_tun(event)}")
+            self._network.give_tun(event)
             self._go_when_ready()
             import avne.cli.meta  # noqa: F401 (3 ms, while the others are waited for anyway)
         elif isinstance(event, launch.Started):

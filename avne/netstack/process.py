@@ -32,6 +32,7 @@ from avne.ipc.streams import Streams
 from avne.limits import TUN_MTU
 from avne.netstack.capture import Capture
 from avne.netstack.lines import CutOff, Lines, Received
+from avne.netstack.link import GONE, Packets, Tun
 from avne.netstack.stack import Stack
 from avne.netstack.wire import split, vnet
 
@@ -64,9 +65,11 @@ class Process:
         self._stack.upstreams.streams = self._streams
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last
-        _, fds = self._expect("tun")
+        message, fds = self._expect("tun")
         self._tun = fds[0]
-        os.set_blocking(self._tun, False)
+        link = Packets(self._tun, self._stack.count) if message[1] else Tun(self._tun)
+        self._link = link
+        self._read, self._readv, self._writev = link.read, link.readv, link.writev
         self._epoll.register(control.fileno(), select.EPOLLIN)
         self._reads_tun = False  # not before a worker has joined: packets wait in the device
         self._ended = False
@@ -176,7 +179,7 @@ class Process:
             for count in range(1, _READS_PER_TURN + 1):
                 room = stack.pool.room(_READ)
                 if room is None:
-                    frame = os.read(self._tun, _READ)
+                    frame = self._read(_READ)
                     stack.account.frame_in(len(frame))
                     if self._capture:
                         self._capture.guest_sent((frame,), now)
@@ -191,7 +194,7 @@ class Process:
 
     def _read_split(self, room: memoryview, now: float) -> None:
         head = self._head
-        size = os.readv(self._tun, (head, room))
+        size = self._readv((head, room))
         self._stack.account.frame_in(size)
         if self._capture:
             self._capture.guest_sent((head[:size], room[: max(0, size - len(head))]), now)
@@ -208,18 +211,22 @@ class Process:
 
     def _write_tun(self) -> None:
         packets = self._stack.packets
-        tun = self._tun
-        writev = os.writev
+        writev = self._writev
         account = self._stack.account
         capture = self._capture
         while packets:
             pieces = packets.popleft()
             try:
-                account.frame_out(writev(tun, pieces))
+                account.frame_out(writev(pieces))
+            except BlockingIOError:  # a packet socket that has no room
+                self._stack.count("tun-write-later")
+                packets.appendleft(pieces)
+                self._tun_more = True  # so that the next turn does not wait
+                return
             except OSError as error:
                 # The kernel refused a frame: ours to fix, but not a reason to end a session.
                 self._stack.count(f"tun-write-{error.errno}")
-                if error.errno == 5:  # EIO: the device is down or gone, and so is the environment
+                if error.errno in GONE:  # and so is the environment
                     packets.clear()
             else:
                 if capture:
@@ -306,6 +313,8 @@ class Process:
             self._stack.upstreams.drain()
             self._write_workers(time.monotonic())
             account = self._stack.account.sum(self._stack.connections.values(), self._stack.port53.leases())
+            if lost := self._link.lost():
+                self._stack.counters["tun-lost"] += lost
             self._control.send("drained", dict(self._stack.counters), account)
 
     def _log(self, *event: Any) -> None:
