@@ -164,6 +164,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
 
     setting("upstream", "URL")
     setting("workers", "N")
+    setting("dns", "MODE")
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
     setting("tor.torrc", "FILE")

@@ -201,6 +201,7 @@ def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
     return {
         "session": session.id,
         "endpoint": f"ipc://{session.socket('net.ipc')}",
+        "dns": config["dns"],
         "resolver": None if resolver == "none" else split_resolver(resolver),
         "workers": config["workers"],
         "log_names": config["log_names"],

@@ -13,6 +13,7 @@ from avne.errors import Malformed
 from avne.ipc.messages import Capability
 from avne.limits import DNS_MAX_UDP
 from avne.netstack.dns.commands import Answer, CloseStream, OpenStream, Resolve, SendStream
+from avne.netstack.dns.plan import MODES
 from avne.netstack.dns.resolver import Config, Resolver
 
 from .choices import Choices
@@ -74,7 +75,9 @@ class _Run:
     def __init__(self, c: Choices) -> None:
         self.c = c
         config = c.byte()
-        self.machine = Resolver(Config(("192.0.2.53", 53) if config & 8 else None), _token)
+        self.machine = Resolver(
+            Config(("192.0.2.53", 53) if config & 8 else None, MODES[config >> 4 & 3]), _token
+        )
         self.machine.upstream_changed(CAPABILITIES[config & 3] if config & 7 != 7 else None)
         self.now = 1000.0
         self.owed: dict[object, int] = {}
@@ -201,8 +204,9 @@ def answers(data: bytes) -> set[str]:
     """Whatever the server's stream carries, cut anywhere: each question gets its one readable answer."""
     c = Choices(data)
     run = _Run(c)
-    run.machine = Resolver(Config(("192.0.2.53", 53)), _token)
-    run.machine.upstream_changed(CAPABILITIES[c.byte() & 3])
+    config = c.byte()
+    run.machine = Resolver(Config(("192.0.2.53", 53), MODES[config >> 2 & 3]), _token)
+    run.machine.upstream_changed(CAPABILITIES[config & 3])
     names = ("www.example.com", "b.example", "www.example.com")
     for n in range(1 + c.byte() % 3):
         run.ask(

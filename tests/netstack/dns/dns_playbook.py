@@ -42,9 +42,13 @@ class Playbook:
     """A resolver, the time, and what it has asked its server."""
 
     def __init__(
-        self, capabilities: Capability | None, server: tuple[str, int] | None = SERVER, mapped_ttl: int = 300
+        self,
+        capabilities: Capability | None,
+        server: tuple[str, int] | None = SERVER,
+        mode: str | None = None,
     ) -> None:
-        self.resolver = Resolver(Config(server, mapped_ttl), random.Random(1).randbytes)
+        mode = mode or ("truthful" if capabilities == SOCKS else "resolve")
+        self.resolver = Resolver(Config(server, mode), random.Random(1).randbytes)
         self.resolver.upstream_changed(capabilities)
         self.now = 1000.0
         self.numbers: dict[tuple[str, str], bytes] = {}  # IDs on the stream, by name and type
