@@ -27,7 +27,7 @@ from avne.ipc import messages
 from avne.ipc.messages import Code, Sender
 from avne.ipc.pool import Pool
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
-from avne.netstack import account, addresses
+from avne.netstack import account, addresses, proxy
 from avne.netstack.capture import Capture
 from avne.netstack.dns.resolver import Config
 from avne.netstack.flows import Flow
@@ -161,6 +161,9 @@ class Stack:
             stream = self.port53.accept()
             connection = self._connection(stream, frame, datagram, syn, key, now)
             stream.start(connection)
+        elif ports.dst in proxy.PORTS and datagram.dst in addresses.GATEWAY:
+            flow = proxy.ProxyFlow(self, ports.dst)
+            flow.start(self._connection(flow, frame, datagram, syn, key, now))
         else:
             self._open_flow(frame, datagram, syn, key, now)
 

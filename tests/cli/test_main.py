@@ -87,7 +87,7 @@ def test_an_option_that_is_not_given_is_no_setting(ran):
 
 def test_what_opens_and_closes_holes(ran):
     cli.main(["run", "--share", "a:ro", "--share", "b", "--private-home", "--profile", "p", "--gui",
-              "--strict", "--env", "A", "--env", "B", "--setenv", "C=d", "true"])  # fmt: skip
+              "--strict", "--proxy-env", "--env", "A", "--env", "B", "--setenv", "C=d", "true"])  # fmt: skip
     assert ran[0][2].openings == Options(("a:ro", "b"), True, "p", True, True, ("A", "B"), ("C=d",))
 
 

@@ -58,8 +58,8 @@ def answer(labels: Labels, qtype: int) -> Response | None:
         if not is_onion(labels):
             return Response(dns.NXDOMAIN)
         return None if qtype in (dns.A, dns.AAAA) else local(labels, qtype, [], 0)
-    if labels == _OURS:
-        return _gateway(labels, qtype)
+    if labels[-2:] == _OURS:
+        return _gateway(labels, qtype) if labels == _OURS else Response(dns.NXDOMAIN)
     if qtype == dns.PTR and reversed_address(labels) in GATEWAY:
         return local(labels, qtype, [dnslib.PTR(DNSLabel(_OURS))], TTL)
     if top in _NO_SUCH or labels[-2:] in _NO_SUCH_BELOW or _is_private(labels):
