@@ -185,7 +185,12 @@ RECORDS = [
     ("b.example 30 AAAA 2001:db8::7", "an"), ("www.example.com 5 A 198.18.1.7", "an"),
     ("www.example.com 0 TXT hello", "an"), ("example.com 600 SOA 60", "ns"),
     ("example.com 600 NS ns.example", "ns"),
+    ("www.example.com 60 HTTPS 0001 00 0004 0008 c0000201 c6120102 0006 0010 " + "20" * 16, "an"),
+    ("www.example.com 60 HTTPS 0001 0462b261 00 0004 0004 c0000201", "an"), ("c.example 9 A 192.0.2.3", "an"),
 ]  # fmt: skip
+
+
+QTYPES = ("AAAA", "TXT", "PTR", "A", "HTTPS")
 
 
 def _answer(c: Choices, question: bytes) -> bytes:
@@ -210,7 +215,9 @@ def answers(data: bytes) -> set[str]:
     names = ("www.example.com", "b.example", "www.example.com")
     for n in range(1 + c.byte() % 3):
         run.ask(
-            query_wire(names[n], c.pick(("AAAA", "TXT", "PTR", "A")), number=n, edns=1232), n, bool(n & 1)
+            query_wire(names[n], c.pick(("AAAA", "TXT", "PTR", "A", "HTTPS")), number=n, edns=1232),
+            n,
+            bool(n & 1),
         )
     for _ in range(12):
         if not c.more:

@@ -18,6 +18,7 @@ from dnslib import (
     PTR,
     QTYPE,
     RCODE,
+    RD,
     RR,
     SOA,
     TXT,
@@ -132,6 +133,7 @@ def record(text: str) -> RR:
     name, ttl, kind, value = text.split(" ", 3)
     data = {
         "A": A, "AAAA": AAAA, "PTR": PTR, "CNAME": PTR, "NS": NS, "TXT": TXT,
+        "HTTPS": lambda rdata: RD(bytes.fromhex(rdata)),
         "SOA": lambda minimum: SOA("ns.", "root.", (1, 2, 3, 4, int(minimum))),
     }[kind](value)  # fmt: skip
     return RR(name, getattr(QTYPE, kind), CLASS.IN, int(ttl), data)
