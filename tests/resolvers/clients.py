@@ -55,6 +55,8 @@ CLIENTS: Final = (
     Client("c-ares", _ALL, "{dir}/cares", "cc -o {dir}/cares {here}/cares.c -lcares"),
     Client("Go", (*_ADDRESSES, "MX", "TXT", "SRV", "NS"), "{dir}/go",
            "env HOME={dir} GOFLAGS=-mod=mod CGO_ENABLED=0 go build -o {dir}/go {here}/main.go", suite=False),
+    Client("systemd-resolved", _ALL, "sh {dir}/resolved.sh run {dir}", "sh {here}/resolved.sh build {dir}",
+           suite=False),
 )  # fmt: skip
 
 
