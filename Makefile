@@ -5,7 +5,7 @@
 PYTHON := .venv/bin/python
 HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 
-.PHONY: help demo test leaktest chaos bench fuzz netsim lint format docs deps venv clean
+.PHONY: help demo test leaktest chaos bench fuzz netsim lint format docs resolvers deps venv clean
 
 help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
@@ -18,6 +18,7 @@ help:
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
 	@echo 'make netsim  docs/netsim.md: our TCP over a simulated link'
+	@echo 'make resolvers  docs/resolvers.md: what real resolvers make of the answers'
 	@echo 'make venv    .venv with avne and what its tests need: .venv/bin/avne'
 	@echo 'make deps    the Debian packages that are missing'
 	@echo 'make clean   remove what was built'
@@ -69,6 +70,11 @@ docs: venv
 
 netsim: venv
 	PYTHONPATH=tests/netstack $(PYTHON) tests/netstack/netsim.py
+
+resolvers:
+	@scripts/deps resolvers
+	@$(MAKE) -s venv
+	@scripts/as-root -m tests.resolvers
 
 deps:
 	@scripts/deps test

@@ -91,8 +91,10 @@ KEYS: dict[str, Key] = {
     for key in (
         Key("upstream", "auto", _text, "a URL or auto", "the proxy that carries everything"),
         Key("workers", 1, _int(1, 64), "a number from 1 to 64", "how many upstream workers are started"),
+        Key("dns", "truthful", _choice("truthful", "fast", "resolve", "tcp"),
+            "truthful, fast, resolve or tcp", "how names are answered, and who is asked"),
         Key("resolver", "1.1.1.1:53", _resolver, "HOST:PORT or none",
-            "the DNS server, asked over TCP through the upstream, for what Tor itself cannot resolve"),
+            "the DNS server, asked over TCP through the upstream"),
         Key("log_names", False, _bool, "true or false", "whether host names and addresses are logged"),
         Key("helper", "auto", _choice("auto", "rootless", "setuid"), "auto, rootless or setuid",
             "which helper makes the environment"),

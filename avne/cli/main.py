@@ -164,6 +164,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
 
     setting("upstream", "URL")
     setting("workers", "N")
+    setting("dns", "MODE")
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
     setting("on_failure", "WHAT")
@@ -183,6 +184,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
                         help="keep what is written to the home directory apart, under this name")  # fmt: skip
     switch("--gui", "open the Wayland and X11 display")
     switch("--strict", "no unix sockets at all")
+    switch("--proxy-env", "set ALL_PROXY and NO_PROXY to the environment's own SOCKS5 proxy")
     more("--env", "NAME", "pass a variable of the environment on")
     more("--setenv", "NAME=VALUE", "set a variable of the environment")
     parser.add_argument("--receipt", default="", metavar="FILE",
@@ -211,7 +213,10 @@ def _run(options: argparse.Namespace) -> int:
         tuple(options.share), options.private_home, options.profile, options.gui, options.strict,
         tuple(options.env), tuple(options.setenv),
     )  # fmt: skip
-    return run(program, flags, More(options.quiet, openings, options.capture, options.name, options.receipt))
+    more = More(
+        options.quiet, openings, options.capture, options.name, options.receipt, options.proxy_env
+    )  # fmt: skip
+    return run(program, flags, more)
 
 
 def _prepare_attach(parser: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import TUN_MTU
 from avne.netstack.capture import Capture
+from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.link import GONE, Packets, Tun
 from avne.netstack.stack import Stack
@@ -54,7 +55,8 @@ class Process:
         message, fds = self._expect("config")
         config: dict[str, Any] = message[1]
         resolver = config.get("resolver")
-        self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
+        names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
+        self._stack = Stack(names, os.urandom)
         self._stack.account.keep_names = bool(config.get("log_names"))
         generation = config.get("generation", 1)
         self._stack.port53.names.begin_at(generation)
