@@ -108,7 +108,7 @@ class Supervisor:
     def _start_worker(self, slot: int, generation: int) -> None:
         assert self._netstack
         endpoint = self._job.netstack["endpoint"]
-        worker = Worker(slot, generation, endpoint, self._job.upstream, self._netstack.control)
+        worker = Worker(slot, generation, endpoint, self._job.routing, self._netstack.control)
         self._workers[slot] = worker
         self._parts.watch(worker, self._on_worker, self._worker_died)
 

@@ -26,6 +26,7 @@ from avne.errors import Malformed
 from avne.ipc import messages
 from avne.ipc.messages import Code, Sender
 from avne.ipc.pool import Pool
+from avne.ipc.verdict import Verdict
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
 from avne.netstack import account, addresses
 from avne.netstack.capture import Capture
@@ -36,7 +37,6 @@ from avne.netstack.port53 import Port53
 from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Upstreams
-from avne.netstack.verdict import Verdict
 from avne.netstack.wire import icmp, ip, split, tcp, udp, vnet
 from avne.netstack.wire.fragments import Fragment
 from avne.netstack.wire.icmp import Unreachable

@@ -12,7 +12,7 @@ from typing import Final
 
 from avne.ipc.messages import Code
 from avne.upstream.base import Negotiation, OpenError, Upstream
-from avne.upstream.socks5 import CONNECT_TIMEOUT, LARGEST_REPLY, REPLY_TIMEOUT
+from avne.upstream.proxy import CONNECT_TIMEOUT, PEEK, REPLY_TIMEOUT
 
 _ANSWER: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _EVENTS: Final = _ANSWER | select.EPOLLOUT
@@ -118,7 +118,7 @@ class Negotiations:
                 if opening.unsent:
                     opening.speak()
                     continue
-                taken = dialogue.receive(sock.recv(LARGEST_REPLY, socket.MSG_PEEK))
+                taken = dialogue.receive(sock.recv(PEEK, socket.MSG_PEEK))
                 sock.recv(taken)
                 opening.unsent = dialogue.output
         except BlockingIOError:

@@ -212,13 +212,13 @@ def streams(data: bytes) -> set[str]:
     config = c.byte()
     uplink, epoll = _Uplink(), _Epoll()
     logs: list[str] = []
-    upstream = _HalfClose() if config & 1 else _NoHalfClose()
+    upstream = (_HalfClose if config & 1 else _NoHalfClose)(UpstreamSpec("socks5"))
 
     def log(level: str, event: str, fields: dict[str, Any]) -> None:
         logs.append(event)
 
     machine = Streams(epoll, log, _pool)  # type: ignore[arg-type]
-    frames = Frames(uplink, machine, epoll, upstream, log)  # type: ignore[arg-type]
+    frames = Frames(uplink, machine, epoll, [upstream], log)  # type: ignore[arg-type]
     machine.now = 1000.0
     sockets: list[_Socket] = []
     granted: dict[int, int] = {}
@@ -227,7 +227,7 @@ def streams(data: bytes) -> set[str]:
         sock = _Socket(10 + number, c)
         sockets.append(sock)
         credit = granted[number] = c.pick([0, 1, 5000, 1 << 16, CREDIT_MAX])
-        frames.adopt(number, sock, credit)  # type: ignore[arg-type]
+        frames.adopt(number, sock, credit, 0)  # type: ignore[arg-type]
     try:
         for _ in range(32):
             if not c.more:

@@ -23,6 +23,9 @@ Theory of operation
     every way has failed the answer is SERVFAIL; without a configured resolver, NOTIMP to what
     only it could answer.
 
+    Where the worker has rules about names (ROUTES), it is asked first (ROUTE), for a question of any type: a
+    name that goes to an upstream of its own is asked of nobody, and mapped; one that is blocked is NXDOMAIN.
+
     Equal questions share one plan however many clients ask.  A client that repeats a query (same
     ID) while it is under way gets one answer.
 """
@@ -54,6 +57,7 @@ RESOLVE_TIMEOUT: Final = 15.0  # Tor may have to build a circuit first
 RESOLVE_TTL: Final = 60  # where RESOLVE tells none
 
 # The ways to an answer.
+ROUTE: Final = 0
 RESOLVE: Final = 1
 ASK: Final = 2
 MAP: Final = 3
@@ -78,13 +82,14 @@ class _Client(NamedTuple):
 class _Question:
     """What is being found out, and who waits for it."""
 
-    __slots__ = ("clients", "deadline", "plan", "query")
+    __slots__ = ("clients", "deadline", "plan", "query", "routing")
 
     def __init__(self, query: Query, plan: list[int]) -> None:
         self.query = query  # the first one that asked
         self.plan = plan  # ways that are left
         self.clients: dict[tuple[object, int], _Client] = {}  # by client and message ID
-        self.deadline = 0.0  # of RESOLVE
+        self.deadline = 0.0  # of RESOLVE or ROUTE
+        self.routing = False  # ROUTE is under way
 
 
 class Resolver:
@@ -149,6 +154,9 @@ class Resolver:
         question = self._resolving.pop(query_id, None)
         if question is None:  # too late
             return
+        if question.routing:
+            self._routed(question, code, now)
+            return
         query = question.query
         ttl = min(ttl or RESOLVE_TTL, response.MAX_TTL)
         try:
@@ -197,7 +205,10 @@ class Resolver:
                 break
             del self._resolving[query_id]
             self._count("dns-resolve-timeout")
-            self._advance(question, now)
+            if question.routing:
+                self._finish(question, _SERVFAIL, now)
+            else:
+                self._advance(question, now)
         if self._pipeline is not None:
             self._pipeline.handle_timer(now)
             self._take_results(now)
@@ -214,7 +225,9 @@ class Resolver:
         if self._capabilities is None:
             self._count("dns-no-worker")
             return _SERVFAIL, 0
-        if special.is_onion(query.labels):
+        if query.labels == special.OURS:
+            return self._map(query, self._mapped_ttl, now), 0
+        if special.is_onion(query.labels) and not self._capabilities & Capability.ROUTES:
             # A subdomain may hold any octet, also one that no proxy request can carry.
             if self._capabilities & Capability.RESOLVE and query.host is not None:
                 return self._map(query, self._mapped_ttl, now), 0
@@ -244,14 +257,17 @@ class Resolver:
             plan = [ASK, MAP]
         if query.signed and plan == [RESOLVE, ASK]:
             plan.reverse()
-        return plan if self._pipeline is not None else [way for way in plan if way != ASK]
+        if self._pipeline is None:
+            plan.remove(ASK)
+        return [ROUTE, *plan] if self._capabilities and self._capabilities & Capability.ROUTES else plan
 
     def _advance(self, question: _Question, now: float) -> None:
         """Try the next way that is open."""
         query, pipeline = question.query, self._pipeline
         while question.plan:
             way = question.plan.pop(0)
-            if way == RESOLVE:
+            if way in (RESOLVE, ROUTE):
+                question.routing = way == ROUTE
                 self._resolve(question, now)
                 return
             if way == MAP:
@@ -266,9 +282,11 @@ class Resolver:
         self._finish(question, _SERVFAIL, now)
 
     def _resolve(self, question: _Question, now: float) -> None:
-        self._count("dns-resolve")
         query = question.query
-        if query.qtype == dns.PTR:
+        self._count("dns-route" if question.routing else "dns-resolve")
+        if question.routing:
+            kind, what = ResolveKind.ROUTE, special.subject(query.labels)
+        elif query.qtype == dns.PTR:
             kind, what = ResolveKind.NAME, special.reversed_text(query.labels)
         else:
             kind, what = ResolveKind.ADDRESS, query.host or ""
@@ -276,6 +294,24 @@ class Resolver:
         question.deadline = now + RESOLVE_TIMEOUT
         self._resolving[self._last_id] = question
         self.commands.append(Resolve(self._last_id, kind, what))
+
+    def _routed(self, question: _Question, code: int, now: float) -> None:
+        """What may be done about a name: anything but to go on is final."""
+        question.routing = False
+        query = question.query
+        if code == Code.SUCCEEDED and question.plan:
+            self._advance(question, now)
+            return
+        found = _SERVFAIL
+        if code == Code.SUCCEEDED:
+            found = Response(dns.NOTIMP)
+        elif code == Code.BLOCKED:
+            found = Response(dns.NXDOMAIN)
+        elif code == Code.BY_NAME:
+            found = Response(dns.NOERROR)
+            if query.host is not None and query.qtype in (dns.A, dns.AAAA):
+                found = self._map(query, self._mapped_ttl, now)
+        self._finish(question, found, now)
 
     def _take_results(self, now: float) -> None:
         assert self._pipeline is not None

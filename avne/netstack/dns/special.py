@@ -13,6 +13,7 @@ from typing import Final
 
 import dnslib
 
+from avne.limits import MAX_HOST
 from avne.netstack.dns import format as dns
 from avne.netstack.dns.response import Labels, Response, local
 
@@ -23,6 +24,7 @@ _NO_SUCH: Final = {
     b"local",  # RFC 6762 §3: multicast DNS, which has nobody to ask here
     b"exit",  # Tor's own notation, which names relays
 }
+OURS: Final[Labels] = (b"avne", b"internal")  # the environment's own pages, which the worker has
 _ONION: Final = re.compile(rb"[a-z2-7]{55}d")  # version 3, which ends in d (rend-spec-v3 §6)
 
 _V4: Final[Labels] = (b"in-addr", b"arpa")
@@ -40,12 +42,16 @@ _NIBBLE: Final = re.compile(rb"[0-9a-f]")
 
 
 def answer(labels: Labels, qtype: int) -> Response | None:
-    """The answer to a name of special use; None for every other name, and for good onion names."""
+    """The answer to a name of special use; None for every other name, and for good onion names and OURS."""
     top = labels[-1] if labels else b""
     if top == b"localhost":
         return _localhost(labels, qtype)
     if top == b"onion":
         if not is_onion(labels):
+            return Response(dns.NXDOMAIN)
+        return None if qtype in (dns.A, dns.AAAA) else local(labels, qtype, [], 0)
+    if labels[-2:] == OURS:
+        if labels != OURS:
             return Response(dns.NXDOMAIN)
         return None if qtype in (dns.A, dns.AAAA) else local(labels, qtype, [], 0)
     if top in _NO_SUCH or _is_private(labels):
@@ -80,6 +86,18 @@ def reversed_text(labels: Labels) -> str:
     if labels[-2:] == _V4:
         return ".".join(parts)
     return ":".join("".join(parts[at : at + 4]) for at in range(0, 32, 4))
+
+
+def subject(labels: Labels) -> str:
+    """What a question is about, for the worker's rules: an address of the reverse tree, or a name.
+
+    Octets that are not of host names are escaped, so that they match nothing but the end of a name.
+    """
+    if reversed_address(labels) is not None:
+        return reversed_text(labels)
+    return ".".join(label.decode("ascii", "backslashreplace").replace(".", "\\x2e") for label in labels)[
+        -MAX_HOST:
+    ]
 
 
 def _is_private(labels: Labels) -> bool:
