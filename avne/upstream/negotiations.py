@@ -82,7 +82,9 @@ class Negotiations:
             return opening
         self._due = min(self._due, opening.deadline)
         self._by_fd[sock.fileno()] = opening
-        self._epoll.register(sock.fileno(), _EVENTS if opening.unsent else _ANSWER)
+        self._epoll.register(sock.fileno(), _ANSWER if opening.connected and not opening.unsent else _EVENTS)
+        if opening.connected and dialogue.done:  # one that says nothing
+            self._proceed(opening)
         return opening
 
     def forget(self, opening: Opening) -> None:
@@ -114,6 +116,8 @@ class Negotiations:
         """As far as it goes without waiting."""
         dialogue, sock = opening.dialogue, opening.sock
         try:
+            if not opening.connected:
+                opening.speak()
             while not dialogue.done:
                 if opening.unsent:
                     opening.speak()

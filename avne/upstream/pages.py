@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Final
 from avne.ipc.messages import Capability, Code
 from avne.ipc.verdict import Verdict
 from avne.upstream.base import Log, OpenError, Reply, Service, Upstream
+from avne.upstream.patterns import OWN_NAME
 from avne.upstream.spec import UpstreamSpec
 
-NAME: Final = "avne.internal"  # .internal is for private use (ICANN, 2024)
 PORT: Final = 80
 MAX_REQUEST: Final = 8 << 10  # bytes of a request's head
 
@@ -103,7 +103,7 @@ class Page:
         if method not in ("GET", "HEAD"):
             return self._plain(405, method)
         # A foreign name that somebody has made to lead here is not to read what is here.
-        if _field(head, b"host").lower().removesuffix(b":80") != NAME.encode():
+        if _field(head, b"host").lower().removesuffix(b":80") != OWN_NAME.encode():
             return self._plain(421, method)
         if path == b"/status.json":
             return _message(200, "application/json", json.dumps(self._facts, indent=2) + "\n", method)

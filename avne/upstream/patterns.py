@@ -24,6 +24,7 @@ CURE: Final = (
     "A rule is PATTERN=UPSTREAM; a pattern is *, NAME, *.NAME, .NAME, ADDRESS or ADDRESS/BITS, with or"
     " without :PORT, for example *.i2p=http://127.0.0.1:4444 or *:25=block."
 )
+OWN_NAME: Final = "avne.internal"  # pages.py; .internal is for private use (ICANN, 2024)
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _PORTS: Final = re.compile(r":([0-9,-]*)$")
 
@@ -93,11 +94,11 @@ class Pattern(NamedTuple):
 
     def matches_host(self, host: Host) -> bool:
         if self.shape is Shape.ANY:
-            return True
+            return host.name != OWN_NAME  # which is for the environment's own pages, or for a rule about it
         if self.shape is Shape.NETWORK:
             return host.family == self.network.family and host.number & self.network.mask == self.network.base
         if self.shape is Shape.BEYOND_ONIONS:
-            return not host.is_onion and host.name != self.name
+            return not host.is_onion and host.name != OWN_NAME
         if host.family:
             return False
         if self.shape is not Shape.BELOW and host.name == self.name:
@@ -177,6 +178,8 @@ def _parse_network(text: str, host: str) -> Network | None:
         mask = (1 << size) - (1 << (size - int(bits))) if slash else (1 << size) - 1
         if number & ~mask:
             raise AvneError(f"the address in the rule's pattern {text!r} has bits beyond its /{bits}", CURE)
+        if size == 128 and number >> 32 == 0xFFFF and mask >> 32 == (1 << 96) - 1:  # IPv4-mapped, see `Host`
+            return Network(socket.AF_INET, number & 0xFFFFFFFF, mask & 0xFFFFFFFF)
         return Network(family, number, mask)
     if slash or ":" in address or "[" in host:
         raise AvneError(f"the rule's pattern {text!r} is no network", CURE)

@@ -33,6 +33,7 @@ class Proxy(Upstream):
 
     def __init__(self, spec: UpstreamSpec, inner: Upstream | None = None) -> None:
         super().__init__(spec, inner)
+        self.prepare()
         if inner is not None:  # what the one below cannot do, nobody can
             carried = Capability.HALF_CLOSE & self.capabilities & inner.capabilities
             self.capabilities = carried | (inner.capabilities & Capability.PROOF)
@@ -49,6 +50,9 @@ class Proxy(Upstream):
     @property
     def prover(self) -> Upstream | None:
         return super().prover if self.inner is None else self.inner.prover
+
+    def prepare(self) -> None:
+        """Load what negotiations need: nothing is loaded later, where the worker may open no file."""
 
     def negotiation(self, host: str, port: int) -> Negotiation:
         """What is said to the proxy.  Raises `OpenError` for what the protocol cannot carry."""

@@ -11,10 +11,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import socks
-
 from avne.ipc.messages import Code
 from avne.upstream.base import OpenError
+
+
+class _PySocks:
+    """The module: it takes 10 ms to import, and ``avne run`` needs no more of the kinds than their forms."""
+
+    def __getattr__(self, name: str) -> Any:
+        import socks as module
+
+        value = getattr(module, name)
+        setattr(self, name, value)
+        return value
+
+
+socks: Any = _PySocks()
 
 
 class More(Exception):
@@ -47,7 +59,7 @@ class Replay:
     def close(self) -> None: ...
 
 
-def open_error(error: socks.ProxyError) -> OpenError:
-    """What an error means that is no reply of the proxy."""
+def open_error(error: Any) -> OpenError:
+    """What a `ProxyError` means that is no reply of the proxy."""
     closed = error.msg == "Connection closed unexpectedly"
     return OpenError(Code.UPSTREAM_DOWN if closed else Code.UPSTREAM_PROTOCOL, error.msg)

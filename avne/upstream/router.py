@@ -24,8 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from avne.errors import AvneError
 from avne.upstream import patterns
-from avne.upstream.pages import NAME as PAGES_NAME
-from avne.upstream.patterns import Host, Pattern, Shape
+from avne.upstream.patterns import OWN_NAME, Host, Pattern, Shape
 from avne.upstream.spec import UpstreamSpec
 
 MAX_RULES: Final = 500
@@ -70,7 +69,7 @@ class Blocked(NamedTuple):
 
 
 class Router:
-    """`rules`: the whole table; the last one matches everything."""
+    """`rules`: the whole table; the last two match everything, one of them the environment's own pages."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         assert rules[-1].pattern.shape is Shape.ANY
@@ -133,10 +132,8 @@ OURS: Final = "avne"
 ONION_ONLY: Final = "(--onion-only)"
 HTTPS_ONLY: Final = "(--https-only)"
 _GUARDS: Final = {
-    ONION_ONLY: Pattern(ONION_ONLY, Shape.BEYOND_ONIONS, PAGES_NAME),
-    HTTPS_ONLY: Pattern(
-        HTTPS_ONLY, Shape.BEYOND_ONIONS, PAGES_NAME, ports=((1, 52), (54, 442), (444, 65535))
-    ),
+    ONION_ONLY: Pattern(ONION_ONLY, Shape.BEYOND_ONIONS),
+    HTTPS_ONLY: Pattern(HTTPS_ONLY, Shape.BEYOND_ONIONS, ports=((1, 52), (54, 442), (444, 65535))),
 }
 
 
@@ -164,7 +161,7 @@ def table(
         [
             *guards,
             *(Rule(*row) for row in written),
-            Rule(patterns.parse(PAGES_NAME), UpstreamSpec("pages"), OURS),
+            Rule(patterns.parse(OWN_NAME), UpstreamSpec("pages"), OURS),
             Rule(patterns.parse("*"), default, OURS),
         ]
     )

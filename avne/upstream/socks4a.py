@@ -11,14 +11,12 @@ import contextlib
 import socket
 from typing import Any, ClassVar, Final
 
-import socks
-
 from avne.ipc.messages import Code
 from avne.ipc.verdict import Verdict
 from avne.limits import MAX_HOST
 from avne.upstream.base import Negotiation, OpenError, Reply
 from avne.upstream.proxy import Proxy
-from avne.upstream.replay import More, Replay, open_error
+from avne.upstream.replay import More, Replay, open_error, socks
 from avne.upstream.spec import UpstreamSpec
 
 REPLY_BASE: Final = 0x400  # of `Code`
@@ -41,6 +39,9 @@ class Socks4a(Proxy):
         ),
     }
 
+    def prepare(self) -> None:
+        _ = socks.socksocket
+
     def negotiation(self, host: str, port: int) -> Request:
         return Request(self.spec, host, port)
 
@@ -49,16 +50,16 @@ def _checked(host: str) -> str:
     """`host`, if a request can carry it, and means it.  Raises `OpenError`."""
     if ":" in host:
         raise OpenError(Code.ADDRESS_TYPE_NOT_SUPPORTED, "SOCKS4 has no IPv6 addresses")
+    labels = host.rstrip(".").split(".")
+    plain = host.isascii() and host.isprintable() and " " not in host and 1 <= len(host) <= MAX_HOST
+    if not plain or not all(1 <= len(label) <= 63 for label in labels):
+        raise OpenError(Code.BAD_NAME, "a name that SOCKS4 cannot carry")
     with contextlib.suppress(OSError):
         socket.inet_pton(socket.AF_INET, host)
         return host
     with contextlib.suppress(OSError):
         socket.inet_aton(host)
         raise OpenError(Code.BAD_NAME, "a name that SOCKS4 would take for an address")
-    labels = host.rstrip(".").split(".")
-    plain = host.isascii() and host.isprintable() and " " not in host and 1 <= len(host) <= MAX_HOST
-    if not plain or not all(1 <= len(label) <= 63 for label in labels):
-        raise OpenError(Code.BAD_NAME, "a name that SOCKS4 cannot carry")
     return host
 
 
@@ -102,7 +103,9 @@ class Request(Negotiation):
 
     # What PySocks calls on the object that it takes for its socket.
 
-    _readall = socks.socksocket._readall
+    def _readall(self, file: Replay, count: int) -> bytes:
+        data: bytes = socks.socksocket._readall(self, file, count)
+        return data
 
     def makefile(self, *_: Any) -> Replay:
         return self._replay

@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from typing import ClassVar, Final
-
-import socks
+from typing import Any, ClassVar, Final
 
 from avne.ipc.messages import Code
 from avne.ipc.verdict import Verdict
 from avne.limits import MAX_HOST
 from avne.upstream.base import Negotiation, OpenError, Reply
 from avne.upstream.proxy import Proxy
-from avne.upstream.replay import More, Replay, open_error
+from avne.upstream.replay import More, Replay, open_error, socks
 from avne.upstream.spec import UpstreamSpec
 
 MAX_CREDENTIAL: Final = 127  # bytes; PySocks corrupts longer ones (RFC 1929 would allow 255)
@@ -84,6 +82,9 @@ class Socks5(Proxy):
             "08", "address type not supported", Verdict.NETWORK_UNREACHABLE
         ),
     }
+
+    def prepare(self) -> None:
+        _ = socks.socksocket
 
     def greet(self, sock: socket.socket) -> None:
         if greet(sock, self.spec) == _REFUSED_METHODS:
@@ -154,7 +155,9 @@ class Dialogue(Negotiation):
 
     # What PySocks calls on the object that it takes for its socket.
 
-    _readall = socks.socksocket._readall
+    def _readall(self, file: Replay, count: int) -> bytes:
+        data: bytes = socks.socksocket._readall(self, file, count)
+        return data
 
     def _write_SOCKS5_address(self, addr: tuple[bytes, int], file: Replay) -> tuple[bytes, int]:
         address, port = addr
@@ -166,7 +169,7 @@ class Dialogue(Negotiation):
         raise _Replied(bound)
 
 
-def _open_error(error: socks.ProxyError) -> OpenError:
+def _open_error(error: Any) -> OpenError:
     """What a failed negotiation means."""
     if isinstance(error, socks.SOCKS5Error):
         code = int(error.msg.partition(":")[0], 16)  # "0xNN: TEXT"; it knows no text for 0xF0 and above
