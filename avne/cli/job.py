@@ -22,7 +22,6 @@ class Job(NamedTuple):
     inherited: Inherited
     helpers: list[str]  # paths, in the order to try
     netstack: dict[str, Any]  # the `config` of the netstack
-    listener: int  # the listening ipc socket
     capture: int  # the file of a capture, or -1
     upstream: UpstreamSpec  # of what no rule is about
     routing: dict[str, Any]  # of a worker's `config`: rules, resolver, about

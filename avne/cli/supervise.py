@@ -92,9 +92,8 @@ class Supervisor:
         self._note("start", avne=__version__, upstream=job.upstream.redacted(), workers=job.workers)
         self._loop.after(START_BOUND, "start", self._start_too_slow)
         self._netstack = Part("the network process", "net", NETSTACK)  # first: it takes longest
-        fds = (job.listener,) if job.capture < 0 else (job.listener, job.capture)
+        fds = (job.capture,) if job.capture >= 0 else ()
         self._netstack.control.send("config", job.netstack, fds=fds)
-        os.close(job.listener)
         self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
         for slot in self._restarts:
             self._start_worker(slot, 1)
@@ -107,8 +106,7 @@ class Supervisor:
 
     def _start_worker(self, slot: int, generation: int) -> None:
         assert self._netstack
-        endpoint = self._job.netstack["endpoint"]
-        worker = Worker(slot, generation, endpoint, self._job.routing, self._netstack.control)
+        worker = Worker(slot, generation, self._job.routing, self._netstack.control)
         self._workers[slot] = worker
         self._parts.watch(worker, self._on_worker, self._worker_died)
 

@@ -2,8 +2,8 @@
 """The netstack's process and its loop: tun ⇄ Stack ⇄ sockets and workers.
 
 Started by the supervisor as ``python -I -m avne.netstack.process CONTROL_FD``.  The first control
-message brings the configuration, the listening ipc socket and perhaps a capture's file, the
-second the tun.
+message brings the configuration and perhaps a capture's file, the second the tun.  Where workers
+elsewhere may join there is an ``endpoint``, with its listening socket, and ZeroMQ is loaded for them.
 
 One turn of the loop: the workers' messages, drain the tun (a bounded number of packets), read from the
 flows' sockets and write to them, timers, flush; then the workers' messages go out, then the packets.  The tun
@@ -24,10 +24,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avne.errors import Malformed
-from avne.ipc.channel import Router
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import TUN_MTU
@@ -35,6 +34,9 @@ from avne.netstack.capture import Capture
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.stack import Stack
 from avne.netstack.wire import split, vnet
+
+if TYPE_CHECKING:
+    from avne.ipc.channel import Router
 
 _READ = vnet.SIZE + TUN_MTU + 16
 _READS_PER_TURN = 128
@@ -53,11 +55,11 @@ class Process:
         resolver = config.get("resolver")
         self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
         self._stack.account.keep_names = bool(config.get("log_names"))
-        self._capture = self._stack.capture = self._begin_capture(config["session"], *fds[1:])
         self._epoll = select.epoll()
+        self._lines = Lines(self._router(config, fds), self._epoll)
+        self._capture = self._stack.capture = self._begin_capture(config["session"], *fds)
         self._streams = Streams(self._epoll, self._log, self._stack.pool)
         self._stack.upstreams.streams = self._streams
-        self._lines = Lines(Router(fds[0], config["endpoint"]), self._epoll)
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last
         _, fds = self._expect("tun")
@@ -82,6 +84,14 @@ class Process:
             if message[0] != "lane":
                 raise RuntimeError(f"expected {verb}, got {message[0]}")
             self._add_lane(message[1].encode(), fds[0])
+
+    @staticmethod
+    def _router(config: dict[str, Any], fds: list[int]) -> Router | None:
+        if "endpoint" not in config:
+            return None
+        from avne.ipc.channel import Router
+
+        return Router(fds.pop(0), config["endpoint"])
 
     def _begin_capture(self, session: str, fd: int = -1) -> Capture | None:
         if fd < 0:
@@ -220,8 +230,6 @@ class Process:
         try:
             for worker, header, payload in received:
                 joining = worker not in self._stack.upstreams.workers
-                if joining:
-                    self._read_control(now)  # its lane was announced before it was started
                 try:
                     self._stack.handle(worker, header, payload, now)
                 except Malformed as error:
@@ -317,7 +325,7 @@ def main() -> None:
             process.run()
     finally:  # what was captured before a fault of ours is worth most
         process.flush_capture()
-    os._exit(0)  # nothing is left to say, and ZeroMQ's threads need not be joined
+    os._exit(0)  # nothing is left to say
 
 
 if __name__ == "__main__":

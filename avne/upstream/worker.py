@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An upstream worker: carries the netstack's flows over an upstream, in a process of its own.
 
-``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {endpoint, identity, rules, resolver, about}``
-on the control line, with its end of the lane where the netstack is on this machine.  The rules (routes.py)
-give each flow its upstream.  Its negotiation
-ends with its socket given to that netstack; where there is no lane, its bytes go by frames.py.  The loop's
-thread does everything but what blocks, which happens on the pool's threads.  HELLO and READY with the
-netstack, and one look at the default upstream, make ``ready``.
+``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {identity, rules, resolver, about}`` on the
+control line, with its end of the lane where the netstack is on this machine, else with the ``endpoint``.
+The rules (routes.py) give each flow its upstream, whose negotiation ends with its socket given to that
+netstack; where there is no lane, its bytes go by frames.py.  The loop's thread does everything but what
+blocks, which happens on the pool's threads.  HELLO and READY with the netstack, and one look at the default
+upstream, make ``ready``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from avne.upstream.router import Router
 from avne.upstream.routes import Route, Routes
 from avne.upstream.services import Services
 from avne.upstream.spec import UpstreamSpec
-from avne.upstream.uplink import Payload, Uplink
+from avne.upstream.uplink import Payload, connect
 
 STATS_INTERVAL: Final = 1.0
 DRAIN_BOUND: Final = 30.0  # for all flows together
@@ -64,7 +64,7 @@ class Worker:
         upstreams = self._routes.upstreams
         self._pool = Pool()
         self._epoll = select.epoll()
-        self._uplink = Uplink(config["endpoint"], config["identity"].encode(), lane, self._epoll)
+        self._uplink = connect(config, lane, self._epoll)
         self._streams = Streams(self._epoll, self._log, Memory())
         self._frames = Frames(self._uplink, self._streams, self._epoll, upstreams, self._log)
         closing = self._streams.closing
