@@ -8,8 +8,6 @@ opened for it.  No address of a proxy, no rule, no path.
 
 from __future__ import annotations
 
-import html
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
@@ -106,7 +104,7 @@ class Page:
         if _field(head, b"host").lower().removesuffix(b":80") != OWN_NAME.encode():
             return self._plain(421, method)
         if path == b"/status.json":
-            return _message(200, "application/json", json.dumps(self._facts, indent=2) + "\n", method)
+            return _message(200, "application/json", self._json(), method)
         if path != b"/":
             return self._plain(404, method)
         if b"text/html" in _field(head, b"accept"):
@@ -129,13 +127,34 @@ class Page:
         rows = "".join(f"{name + ':':13}{value}\n" for name, value in self._rows())
         return f"This program is inside an environment of avne.\n\n{rows}"
 
+    def _json(self) -> str:
+        rows = (
+            f"  {_quoted(name)}: "
+            + (f"[{', '.join(map(_quoted, value))}]" if isinstance(value, list) else _quoted(value))
+            for name, value in self._facts.items()
+        )
+        return "{\n" + ",\n".join(rows) + "\n}\n"
+
     def _html(self) -> str:
-        rows = "".join(f"<tr><th>{name}<td>{html.escape(value)}\n" for name, value in self._rows())
+        rows = "".join(f"<tr><th>{name}<td>{_escaped(value)}\n" for name, value in self._rows())
         return (
             f"<!DOCTYPE html>\n<html lang=en><meta charset=utf-8><title>avne</title><style>{_STYLE}</style>\n"
             f"<h1>This program is inside avne</h1>\n<table>\n{rows}</table>\n"
             "<p>Its only network is the one shown here. What is not TCP or DNS is refused.</p>\n"
         )
+
+
+# Not by the modules json and html, which every worker would load for it.
+
+
+def _quoted(text: str) -> str:
+    """A JSON string (RFC 8259 §7)."""
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in text) + '"'
+
+
+def _escaped(text: str) -> str:
+    """Text of an HTML element."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _field(head: bytes, name: bytes) -> bytes:

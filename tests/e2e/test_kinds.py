@@ -127,19 +127,11 @@ def test_onion_only_and_https_only(avne, bed):
     places_ = f"{places.V4}:80", f"{places.V4}:443", f"www.{ZONE}:443", f"www.{ZONE}:80"
     refused, blocked = str(errno.ECONNREFUSED), str(errno.EHOSTUNREACH)  # nothing listens at 443
     assert connects(avne, bed.socks, *places_) == ["0", refused, refused, "0"]
-    assert connects(avne, bed.socks, *places_, options=["--https-only"]) == [
-        blocked,
-        refused,
-        refused,
-        blocked,
-    ]
+    found = connects(avne, bed.socks, *places_, options=["--https-only"])
+    assert found == [blocked, refused, refused, str(errno.EACCES)], "the last one has tried IPv6"
     nothing = f"gaierror {EAI_NONAME}"
-    assert connects(avne, bed.socks, *places_, options=["--onion-only"]) == [
-        blocked,
-        blocked,
-        nothing,
-        nothing,
-    ]
+    found = connects(avne, bed.socks, *places_, options=["--onion-only"])
+    assert found == [blocked, blocked, nothing, nothing]
 
 
 def test_an_onion_service_by_a_rule(avne, bed, tor):
@@ -222,10 +214,8 @@ def contributed(installed, tmp_path):
         [*there, "install", *quiet, "--root-user-action=ignore", str(wheel)], check=True, umask=0o022
     )
     yield
-    subprocess.run(
-        [*there, "uninstall", "--quiet", "--yes", "--root-user-action=ignore", "avne-upstream-fixed"],
-        check=True,
-    )
+    for path in installed.dir.glob("lib/python3*/site-packages/avne_upstream_fixed*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_a_kind_of_another_package(avne, bed, contributed):

@@ -32,7 +32,7 @@ from avne.upstream.pages import MAX_REQUEST, Page, Pages
 from avne.upstream.services import MAX_SERVED, PATIENCE, Services
 from avne.upstream.spec import UpstreamSpec
 
-FACTS = {"avne": "1.2", "environment": "abc123", "upstream": "tor", "open": ["<the desktop>"]}
+FACTS = {"avne": "1.2", "environment": 'a"\\\n\x7fé', "upstream": "tor", "open": ["<the desktop>", "&"]}
 
 
 # ---- hosts -----------------------------------------------------------------------------------
@@ -220,11 +220,11 @@ GET = b"GET %s HTTP/1.1\r\nHost: avne.internal\r\nAccept: %s\r\n\r\n"
 def test_the_pages(step: int) -> None:
     status, fields, body = ask(GET % (b"/", b"*/*"), step)
     assert (status, fields["Content-Type"]) == (200, "text/plain; charset=utf-8")
-    assert "abc123" in body
+    assert "é" in body
     assert int(fields["Content-Length"]) == len(body.encode())
     status, fields, body = ask(GET % (b"/", b"text/html,*/*"), step)
     assert (status, fields["Content-Type"]) == (200, "text/html; charset=utf-8")
-    assert "&lt;the desktop&gt;" in body
+    assert "&lt;the desktop>" in body
     assert fields["Cache-Control"] == "no-store"
     assert fields["Content-Security-Policy"].startswith("default-src 'none'")
     status, _, body = ask(GET % (b"/status.json?x", b"*/*"), step)
@@ -259,9 +259,9 @@ def test_what_the_pages_are_told() -> None:
     pages = make(UpstreamSpec("pages"), {})
     about = {
         "version": "1.2",
-        "session": "abc123",
+        "session": FACTS["environment"],
         "upstream": "tor",
-        "open": ["<the desktop>"],
+        "open": FACTS["open"],
         "log_names": 1,
     }
     pages.begin(lambda *_: None, about)
