@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from avne.errors import AvneError
@@ -117,11 +116,6 @@ def make(spec: UpstreamSpec, made: dict[UpstreamSpec, Upstream]) -> Upstream:
         inner = None if spec.inner is None else make(spec.inner, made)
         upstream = made[spec] = find(spec.kind)(spec, inner)
     return upstream
-
-
-def leaving(specs: list[UpstreamSpec]) -> Iterator[UpstreamSpec]:
-    """Those that lead past every proxy."""
-    return (spec for spec in specs if any(find(layer.kind).leaves for layer in spec.layers()))
 
 
 def _forms() -> str:

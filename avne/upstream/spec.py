@@ -61,11 +61,6 @@ class UpstreamSpec(NamedTuple):
             yield layer
             layer = layer.inner
 
-    def map(self, kind: str, **changes: Any) -> UpstreamSpec:
-        """The same, with `changes` in each layer of that kind."""
-        own = self._replace(**changes) if self.kind == kind else self
-        return own if own.inner is None else own._replace(inner=own.inner.map(kind, **changes))
-
     def to_config(self) -> dict[str, Any]:
         """As the `upstream` field of a worker's configuration."""
         return {**self._asdict(), "inner": None if self.inner is None else self.inner.to_config()}
