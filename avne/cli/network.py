@@ -147,7 +147,7 @@ class Network:
     def _start_worker(self, slot: int) -> None:
         assert self._netstack
         self._generations[slot] += 1
-        worker = Worker(slot, self._generations[slot], self._job.upstream, self._netstack.control)
+        worker = Worker(slot, self._generations[slot], self._job.routing, self._netstack.control)
         self._workers[slot] = worker
         self._parts.watch(worker, self._on_worker, self._worker_died)
 
