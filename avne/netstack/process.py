@@ -31,6 +31,7 @@ from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import TUN_MTU
 from avne.netstack.capture import Capture
+from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.link import GONE, Packets, Tun
 from avne.netstack.stack import Stack
@@ -54,11 +55,14 @@ class Process:
         message, fds = self._expect("config")
         config: dict[str, Any] = message[1]
         resolver = config.get("resolver")
-        self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
+        names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
+        self._stack = Stack(names, os.urandom)
         self._stack.account.keep_names = bool(config.get("log_names"))
+        generation = config.get("generation", 1)
+        self._stack.port53.names.begin_at(generation)
         self._epoll = select.epoll()
         self._lines = Lines(self._router(config, fds), self._epoll)
-        self._capture = self._stack.capture = self._begin_capture(config["session"], *fds)
+        self._capture = self._stack.capture = self._begin_capture(config["session"], generation, *fds)
         self._streams = Streams(self._epoll, self._log, self._stack.pool)
         self._stack.upstreams.streams = self._streams
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
@@ -68,8 +72,8 @@ class Process:
         link = Packets(self._tun, self._stack.count) if message[1] else Tun(self._tun)
         self._link = link
         self._read, self._readv, self._writev = link.read, link.readv, link.writev
-        for fd in (self._tun, control.fileno()):
-            self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(control.fileno(), select.EPOLLIN)
+        self._reads_tun = False  # not before a worker has joined: packets wait in the device
         self._ended = False
         self._draining = False
         self._owing = -1
@@ -96,11 +100,14 @@ class Process:
 
         return Router(fds.pop(0), config["endpoint"])
 
-    def _begin_capture(self, session: str, fd: int = -1) -> Capture | None:
+    def _begin_capture(self, session: str, generation: int, fd: int = -1) -> Capture | None:
         if fd < 0:
             return None
         file = io.FileIO(fd, "w")
-        file.truncate(0)
+        if generation == 1:
+            file.truncate(0)
+        else:
+            file.seek(0, os.SEEK_END)  # pcapng: a section of its own, behind the predecessor's
         epoch = time.time_ns() - time.monotonic_ns()
         stack = self._stack
         return Capture(file, f"avne {session}", epoch, stack.port53.names.name_of, stack.counters)
@@ -244,8 +251,14 @@ class Process:
                     continue
                 if joining:
                     self._control.send("worker", worker.decode(), self._kind(worker))
+                    self._begin_to_read()
         except CutOff as cut:
             self._cut_off(cut.worker, cut.reason, now)
+
+    def _begin_to_read(self) -> None:
+        if not self._reads_tun:
+            self._reads_tun = True
+            self._epoll.register(self._tun, select.EPOLLIN)
 
     def _kind(self, worker: bytes) -> str:
         return self._stack.upstreams.workers[worker].kind
