@@ -111,6 +111,8 @@ KEYS: dict[str, Key] = {
         Key("log_names", False, _bool, "true or false", "whether host names and addresses are logged"),
         Key("helper", "auto", _choice("auto", "rootless", "setuid"), "auto, rootless or setuid",
             "which helper makes the environment"),
+        Key("on_failure", "restart", _choice("restart", "kill"), "restart or kill",
+            "the end of the network process resets the program's connections, or ends it"),
         Key("tor.torrc", "", _path, "an absolute path",
             "a file of further torrc lines for avne's own Tor, such as bridges"),
         Key("env", [], _names, "names of variables",

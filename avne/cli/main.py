@@ -169,6 +169,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     setting("workers", "N")
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
+    setting("on_failure", "WHAT")
     setting("tor.torrc", "FILE")
     parser.add_argument("--name", default="", metavar="NAME",
                         help="what avne ps, attach and stop call it")  # fmt: skip
@@ -257,6 +258,12 @@ def _stop(options: argparse.Namespace) -> int:
     return stop(options.target)
 
 
+def _reload(options: argparse.Namespace) -> int:
+    from avne.cli.stop import reload
+
+    return reload(options.target)
+
+
 def _json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -341,6 +348,9 @@ COMMANDS = {
     ),
     "ps": Command("[--json]", "list your environments", _json_option, _ps),
     "stop": Command("NAME|ID", "end an environment's program", _prepare_stop, _stop),
+    "reload": Command(
+        "NAME|ID", "replace an environment's network, by a newer one for example", _prepare_stop, _reload
+    ),
     "doctor": Command(
         "[--json]",
         "check what this machine has and what is missing",

@@ -82,6 +82,7 @@ def _run(program: list[str], config: Config, more: More, state: Inherited, recei
                 inherited=state,
                 helpers=helpers,
                 netstack=_netstack_config(session, config),
+                on_failure=config["on_failure"],
                 capture=capture_fd,
                 upstream=known.default,
                 routing=_routing(known, session, config, options, direct),

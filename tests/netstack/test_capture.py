@@ -41,6 +41,9 @@ class File:
         self.data += data[:count]
         return count
 
+    def tell(self):
+        return len(self.data)
+
     def truncate(self, size):
         del self.data[size:]
 

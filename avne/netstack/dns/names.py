@@ -20,7 +20,9 @@ from avne.netstack.addresses import is_mapped
 
 _V4: Final = int.from_bytes(bytes((198, 18, 0, 0)), "big")
 _V6: Final = int.from_bytes(bytes.fromhex("fd61766e650000010000000000000000"), "big")
-_FIRST: Final = 256  # index 0: the first addresses of a range have meanings to some programs
+_FIRST: Final = 256  # the first addresses of a range have meanings to some programs, as have the last
+_SPAN: Final = (1 << 17) - 2 * _FIRST
+_STRIDE: Final = 30_000  # between the first addresses of two netstacks that succeed each other
 
 
 class Names:
@@ -29,12 +31,20 @@ class Names:
     def __init__(self, ttl: int, bound: int = DNS_NAMES) -> None:
         self._keep = ttl + DNS_NAME_GRACE
         self._bound = bound
+        self._shift = 0
         self._index: dict[str, int] = {}
         self._names: list[str] = []
         self._until = array("d")  # by index: when nobody knows it from an answer any more
         self._holds: dict[int, int] = {}  # by index: how many flows use it
         self._hand = 0
         self._none_before = 0.0  # no index comes free before
+
+    def begin_at(self, generation: int) -> None:
+        """A netstack that succeeds another one takes other addresses than it: a program may have kept those.
+
+        They come round again after all others.
+        """
+        self._shift = (generation - 1) * _STRIDE % _SPAN
 
     def __len__(self) -> int:
         return len(self._names)
@@ -50,29 +60,33 @@ class Names:
             if index is None:
                 return None
         self._until[index] = now + self._keep
-        offset = _FIRST + index
+        offset = _FIRST + (index + self._shift) % _SPAN
         return (_V4 + offset).to_bytes(4, "big"), (_V6 + offset).to_bytes(16, "big")
 
     def name_of(self, address: bytes) -> str | None:
         """The name that an address of 4 or 16 bytes stands for."""
         if not is_mapped(address):
             return None
-        index = _index(address)
+        index = self._index_of(address)
         return self._names[index] if 0 <= index < len(self._names) else None
 
     def hold(self, address: bytes) -> None:
         """A flow uses `address`, of the pools: if it has a name, it keeps it until `release`."""
-        index = _index(address)
+        index = self._index_of(address)
         self._holds[index] = self._holds.get(index, 0) + 1
 
     def release(self, address: bytes) -> None:
         """Takes one `hold` back."""
-        index = _index(address)
+        index = self._index_of(address)
         self._holds[index] -= 1
         if not self._holds[index]:
             del self._holds[index]
             if 0 <= index < len(self._names):
                 self._none_before = min(self._none_before, self._until[index])
+
+    def _index_of(self, address: bytes) -> int:
+        base = _V4 if len(address) == 4 else _V6
+        return (int.from_bytes(address, "big") - base - _FIRST - self._shift) % _SPAN
 
     def _take(self, name: str, now: float) -> int | None:
         """An index for a new name."""
@@ -104,8 +118,3 @@ class Names:
                 earliest = min(earliest, self._until[index])
         self._none_before = earliest
         return None
-
-
-def _index(address: bytes) -> int:
-    base = _V4 if len(address) == 4 else _V6
-    return int.from_bytes(address, "big") - base - _FIRST
