@@ -61,7 +61,7 @@ class Relay:
     )  # fmt: skip
 
     def __init__(self, budget: Budget, down_credit: int, half_close: bool, proof_needed: bool) -> None:
-        self._account = Account(budget)
+        self._account = Account(budget, budget.first())
         self.half_close = half_close
         self.down_credit = down_credit  # bytes that may be read from the socket and sent down
         self._queue: deque[Payload] = deque()

@@ -20,7 +20,7 @@ from avne.ipc import messages
 from avne.ipc.messages import Capability, Code, encode
 from avne.ipc.relay import QUIET
 from avne.ipc.streams import DRAIN_LINGER, TICK, Streams
-from avne.limits import COPY_BELOW, CREDIT_MAX, CREDIT_MIN, POOL_BYTES, POOL_CHUNK
+from avne.limits import COPY_BELOW, CREDIT_FIRST, CREDIT_MAX, CREDIT_MIN, POOL_BYTES, POOL_CHUNK
 from avne.netstack.wire import split, tcp
 
 LARGE = COPY_BELOW
@@ -136,7 +136,7 @@ def test_the_syn_is_answered_in_the_turn_that_brings_the_socket(net, server):
     assert not socket.inbox
     with net.give(flow):
         (answer,) = socket.segments()
-        assert (answer.flags, answer.ack, answer.wnd) == (tcp.SYN | tcp.ACK, socket.isn + 1, CREDIT_MIN)
+        assert (answer.flags, answer.ack, answer.wnd) == (tcp.SYN | tcp.ACK, socket.isn + 1, 0xFFFF)
         assert net.stack.half_open == 0
 
 
@@ -294,7 +294,7 @@ def test_a_server_that_does_not_read_closes_the_window_and_loses_nothing(net):
 def test_the_window_grows_with_its_use(net):
     socket, end, _ = net.connected()
     with end:
-        assert socket.window == CREDIT_MIN
+        assert socket.window == CREDIT_FIRST
         sent = 0
         while sent < 8 << 20:
             size = min(socket.window, 60_000)
