@@ -291,6 +291,23 @@ def test_a_server_that_does_not_read_closes_the_window_and_loses_nothing(net):
         assert came == data
 
 
+@pytest.mark.parametrize("server", FAMILIES, ids=["v4", "v6"])
+def test_a_probe_of_the_tail_is_answered_and_goes_nowhere(net, server):
+    socket, end, _ = net.connected(server)
+    with end:
+        data = os.urandom(LARGE)
+        socket.send(data)
+        assert at_once(end) == data
+        net.stack.receive = None  # which would copy it
+        for again in (data, data[-1448:]):
+            socket.segments()
+            net.frame(socket.raw(tcp.ACK, socket.snd_nxt - len(again), socket.rcv_nxt, again))
+            (answer,) = socket.segments()
+            assert (answer.flags, answer.ack, answer.length) == (tcp.ACK, socket.snd_nxt, 0)
+        socket.send(b"more")
+        assert at_once(end) == b"more"
+
+
 def test_the_window_grows_with_its_use(net):
     socket, end, _ = net.connected()
     with end:
