@@ -28,9 +28,15 @@ CREDIT_MIN = 16 << 10  # per flow and direction, at first and however many are o
 # Up, at first, while less than a quarter of CREDIT_PROMISED is promised: two segments, as a kernel makes
 # them no larger than half the largest window it has seen, and queues megabytes before it sees the next.
 CREDIT_FIRST = 128 << 10
+# SO_RCVBUF of a flow's socket whose other end is on this machine: the kernel would let each grow to 6 MiB,
+# which the proxy then fills, and 256 of them are cold in the cache before they are read.
+LOCAL_BUFFER = 256 << 10
 CREDIT_MAX = 1 << 20  # per flow and direction; ipc/credit.py says when
 CREDIT_TOTAL = 32 << 20  # of all busy flows of a direction: more would only queue
 CREDIT_PROMISED = 256 << 20  # of all flows of a direction, before CREDIT_MIN is all that one gets
+
+# What a window is beyond whole MAX_BURSTs: the netstack reads no less for want of credit.
+LEAST_READ = CREDIT_MIN // 2
 
 # The wire between processes.
 MAX_HEADER = 2048  # an encoded message header

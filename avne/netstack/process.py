@@ -30,7 +30,7 @@ from avne.errors import Malformed
 from avne.ipc.channel import Router
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
-from avne.limits import TUN_MTU
+from avne.limits import LEAST_READ, TUN_MTU
 from avne.netstack.capture import Capture
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.stack import Stack
@@ -55,7 +55,7 @@ class Process:
         self._stack.account.keep_names = bool(config.get("log_names"))
         self._capture = self._stack.capture = self._begin_capture(config["session"], *fds[1:])
         self._epoll = select.epoll()
-        self._streams = Streams(self._epoll, self._log, self._stack.pool)
+        self._streams = Streams(self._epoll, self._log, self._stack.pool, LEAST_READ)
         self._stack.upstreams.streams = self._streams
         self._lines = Lines(Router(fds[0], config["endpoint"]), self._epoll)
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
