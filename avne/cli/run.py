@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from avne.cli.capture import open_capture
 from avne.cli.children import settle_descriptors
 from avne.cli.console import Console
-from avne.cli.environment import program_environment
+from avne.cli.environment import PROXY, program_environment
 from avne.cli.job import Job
 from avne.cli.openings import NONE, Openings, Options
 from avne.cli.receipt import Receipt
@@ -34,6 +33,7 @@ class More(NamedTuple):
     capture: str | None = None  # the file that everything on the tun is written to
     name: str = ""  # what other commands may call the environment
     receipt: str = ""  # the file that the receipt is written to
+    proxy_env: bool = False  # the program is told of avne's proxies
 
 
 def run(program: list[str], flags: Mapping[str, Any], more: More) -> int:
@@ -59,7 +59,6 @@ def _run(program: list[str], config: Config, more: More, state: Inherited, recei
     capture_fd = open_capture(more.capture) if more.capture is not None else -1
     try:
         with _upstream(config, console) as upstream, _session(config, console, more.name) as (session, log):
-            listener = _listen(session)
             openings = Openings(options, os.environ, session.directory, console)
             argv = program or [os.environ.get("SHELL") or "/bin/sh"]
             warn_of_hidden(argv, openings, console)
@@ -67,11 +66,11 @@ def _run(program: list[str], config: Config, more: More, state: Inherited, recei
                 session=session,
                 name=more.name,
                 argv=argv,
-                environ=_environment(options, config, {**openings.variables, **_marks(session)}, console),
+                environ=_environment(more, config, {**openings.variables, **_marks(session)}, console),
                 inherited=state,
                 helpers=helpers,
                 netstack=_netstack_config(session, config),
-                listener=listener,
+                on_failure=config["on_failure"],
                 capture=capture_fd,
                 upstream=upstream,
                 workers=config["workers"],
@@ -107,11 +106,13 @@ def _marks(session: Session) -> dict[str, str]:
     return {"AVNE": "1", "AVNE_ID": session.id}
 
 
-def _environment(
-    options: Options, config: Config, ours: Mapping[str, str], console: Console
-) -> dict[str, str]:
+def _environment(more: More, config: Config, ours: Mapping[str, str], console: Console) -> dict[str, str]:
     """The program's variables; with -v it is said which ones it does not get."""
-    environ, dropped = program_environment(os.environ, (*config["env"], *options.env), options.setenv, ours)
+    options = more.openings
+    settings = [f"{name}={value}" for name, value in PROXY.items() if more.proxy_env]
+    environ, dropped = program_environment(
+        os.environ, (*config["env"], *options.env), (*settings, *options.setenv), ours
+    )
     if dropped:
         console.phase(f"variables that stay outside (--env NAME): {' '.join(dropped)}")
     warn_of_environment(environ, console)
@@ -120,9 +121,10 @@ def _environment(
 
 def warn_of_environment(environ: Mapping[str, str], console: Console) -> None:
     """Say what of the program's variables would send it to a proxy that it cannot reach from inside."""
+    good = ("", *PROXY.values())
     proxies = [
         name for name, value in environ.items()
-        if value and name.lower().endswith("_proxy") and name.lower() != "no_proxy"
+        if value not in good and name.lower().endswith("_proxy") and name.lower() != "no_proxy"
     ]  # fmt: skip
     if "torsocks" in environ.get("LD_PRELOAD", ""):
         proxies.append("LD_PRELOAD (torsocks)")
@@ -188,19 +190,11 @@ def _session(config: Config, console: Console, name: str) -> Iterator[tuple[Sess
         session.close()
 
 
-def _listen(session: Session) -> int:
-    """The descriptor of the session's listening ipc socket, for the netstack to inherit."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(session.socket("net.ipc"))
-        listener.listen(64)
-        return listener.detach()
-
-
 def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
     resolver = config["resolver"]
     return {
         "session": session.id,
-        "endpoint": f"ipc://{session.socket('net.ipc')}",
+        "dns": config["dns"],
         "resolver": None if resolver == "none" else split_resolver(resolver),
         "workers": config["workers"],
         "log_names": config["log_names"],

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An upstream worker: carries the netstack's flows over an upstream, in a process of its own.
 
-``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {endpoint, identity, upstream}``
-on the control line, with its end of the lane where the netstack is on this machine.  A flow's negotiation
-ends with its socket given to that netstack; where there is no lane, its bytes go by frames.py.  The loop's
-thread does everything but what blocks, which happens on the pool's threads.  HELLO and READY with the
-netstack, and one look at the upstream, make ``ready``.
+``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {identity, upstream}`` on the control line,
+with its end of the lane where the netstack is on this machine, else with the ``endpoint``.  A flow's
+negotiation ends with its socket given to that netstack; where there is no lane, its bytes go by frames.py.
+The loop's thread does everything but what blocks, which happens on the pool's threads.  HELLO and READY
+with the netstack, and one look at the upstream, make ``ready``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from avne.upstream.pool import Pool
 from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
 from avne.upstream.tor import Tor
-from avne.upstream.uplink import Payload, Uplink
+from avne.upstream.uplink import Payload, connect
 
 STATS_INTERVAL: Final = 1.0
 DRAIN_BOUND: Final = 30.0  # for all flows together
@@ -55,7 +55,7 @@ class Worker:
         self._upstream = _UPSTREAMS[spec.kind](spec)
         self._pool = Pool()
         self._epoll = select.epoll()
-        self._uplink = Uplink(config["endpoint"], config["identity"].encode(), lane, self._epoll)
+        self._uplink = connect(config, lane, self._epoll)
         self._streams = Streams(self._epoll, self._log, Memory())
         self._frames = Frames(self._uplink, self._streams, self._epoll, self._upstream, self._log)
         self._negotiations = Negotiations(self._epoll, self._upstream, self._streams.closing)
