@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from avne.probes.probe import LEAKED, UNKNOWN, load
+from avne.probes.probe import LEAKED, STOPPED, UNKNOWN, load
 from tests.bed import people
 from tests.bed.tornet.network import REPOSITORY
 from tests.leaks import matrix
@@ -44,7 +44,19 @@ def test_the_documented_hole_is_closed_by_strict(rows):
     known = {name for name, probe in load().items() if probe.known}
     assert known == {"unix-home-late", "unix-home-dgram-late", "unix-cwd-late"}
     assert {rows[HOST].findings[name].kind for name in known} == {LEAKED}
-    assert rows[STRICT].named(LEAKED) == {}
+    assert {*rows[STRICT].named(LEAKED)} == LIMITS
+
+
+LIMITS = {"deferred"}
+
+
+def test_the_documented_limit_is_closed_by_a_private_home(rows, machine, installed):
+    """What others run later: in no mode it is stopped, and shown as that."""
+    assert {name for name, probe in load().items() if probe.limit} == LIMITS
+    for mode in (HOST, *AVNE):
+        assert {rows[mode].findings[name].kind for name in LIMITS} == {LEAKED}, mode
+    private = matrix.row(machine, installed, matrix.PRIVATE, LIMITS)
+    assert {finding.kind for finding in private.findings.values()} == {STOPPED}
 
 
 @pytest.mark.parametrize("mode", AVNE)
@@ -105,10 +117,43 @@ def test_verify_prints_a_board(machine, installed):
     assert all("LEAKS, as documented; what stops it: Linux 7.1, --strict" in line for line in leaks)
     assert done.returncode == (1 if leaks else 0), done.stdout + done.stderr
     assert re.match(
-        rf"\d+ ways out that are open outside: \d+ stopped, {len(leaks)} leak; \d+ could not", total
+        rf"\d+ ways out that are open outside: \d+ stopped, {len(leaks)} leak, 1 documented limit; \d+ could",
+        total,
     )
     assert "setuid" in about
     lines = [line for line in board if line.startswith("  ✓ ")]
     assert len(lines) >= 100
     assert len({_column(line) for line in lines}) == 1, "aligned"
     assert any(line.startswith("Not tried (shows a leak to root only): ") for line in board)
+
+
+def test_verify_looks_at_one_that_runs(machine, installed):
+    """By attach; its upstream is asked nothing, and what cannot be tried there is said."""
+    script = """
+        "$0" run --quiet --upstream socks5://127.0.0.1:9 --name looked-at sh -c 'echo up; read x' <&8 >&9 &
+        read up <&7; test "$up" = up || exit 9
+        "$0" verify --json --session looked-at; code=$?
+        echo >&10; wait
+        exit $code
+    """
+    fifos = "d=$(mktemp -d); mkfifo $d/in $d/out; exec 7<>$d/out 9>$d/out 8<>$d/in 10>$d/in; rm -r $d"
+    words = ["bash", "-c", fifos + script, installed.avne]
+    done = machine.run(words, people.ROOT, {"AVNE_HELPER": "auto"})
+    report = json.loads(done.stdout)
+    known = {probe["name"] for probe in report["probes"] if probe["known"]}
+    leaks = {probe["name"] for probe in report["probes"] if probe["result"] == "leaked"}
+    assert leaks <= known, done.stdout
+    assert (done.returncode, report["good"]) == ((1, False) if leaks else (0, True))
+    assert report["session"] == "looked-at"
+    assert report["counts"]["unknown"] == 0
+    assert report["counts"]["stopped"] >= 80
+    assert report["upstream_requests"] is None
+    reasons = {probe["name"]: probe["how"] for probe in report["probes"] if probe["result"] == "absent"}
+    assert "upstream" in reasons["tcp4"]
+    assert machine.packets() == []
+
+
+def test_verify_of_one_that_is_not_there(machine, installed):
+    done = machine.run([installed.avne, "verify", "--session", "nobody"], people.ROOT, {})
+    assert done.returncode != 0
+    assert "there is no environment 'nobody' of yours" in done.stderr
