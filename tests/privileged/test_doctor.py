@@ -90,13 +90,14 @@ def test_what_fails_decides_the_exit_status(helper):
 # ---- user namespaces ------------------------------------------------------------------------
 
 
-def _filter(number, error, argument=None):
-    """From here on that system call fails so (seccomp(2)); with its first argument's low word, if given."""
+def _filter(number, error, argument=None, test=0x45):
+    """From here on that system call fails so (seccomp(2)); if `argument` is given, only where the first one
+    has a bit of it (`test` BPF_JSET), or is it (BPF_JEQ)."""
     load, jump, ret = 0x20, 0x15, 0x06
     code = [struct.pack("=HBBI", load, 0, 0, 0)]
     code.append(struct.pack("=HBBI", jump, 0, 1 if argument is None else 3, number))
     if argument is not None:
-        code += [struct.pack("=HBBI", load, 0, 0, 16), struct.pack("=HBBI", 0x45, 0, 1, argument)]
+        code += [struct.pack("=HBBI", load, 0, 0, 16), struct.pack("=HBBI", test, 0, 1, argument)]
     code.append(struct.pack("=HBBI", ret, 0, 0, 0x00050000 | error))
     code.append(struct.pack("=HBBI", ret, 0, 0, 0x7FFF0000))
     data = ctypes.create_string_buffer(b"".join(code))
@@ -188,7 +189,7 @@ def test_a_container_s_seccomp_is_named(helper):
 def test_a_kernel_without_filters(helper):
     def refuse():
         _filter(SECCOMP, errno.EINVAL)
-        _filter(PRCTL, errno.EINVAL, 22)
+        _filter(PRCTL, errno.EINVAL, 22, test=0x15)
 
     _, rows = _examine(helper, before=refuse)
     assert rows["seccomp"][0] == "fails"
