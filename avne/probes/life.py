@@ -66,7 +66,7 @@ def namespace_left(plan: Plan) -> Finding:
     return Finding(SENT, str(os.stat("/proc/self/ns/net").st_ino))
 
 
-@probe("L66", "avne's own processes open connections of the host", ear=True)
+@probe("L66", "avne's own processes open connections of the host", ear=True, watched=True)
 def direct_dial(plan: Plan) -> Finding:
     """The stage looks at the sockets of all that belongs to the run, meanwhile."""
     families = [(socket.AF_INET, "127.0.0.1", plan["ports"]["tcp4"])]

@@ -72,7 +72,7 @@ class Tries:
         os.close(stdout)
         os.write(to, (json.dumps({"facts": facts, "probes": [p.name for p in probes]}) + "\n").encode())
         try:
-            found = self._converse(run, out, to, {probe.name for probe in probes})
+            found = self._converse(run, out, to)
             if not found.pop("done", None):
                 found = {}
             typed = run.typed()
@@ -89,17 +89,18 @@ class Tries:
         heard = {name for run_of, name in stage.ears.heard if run_of == run_id}
         return {p.name: self._judge(p, found.get(p.name), p.name in heard) for p in probes}
 
-    def _converse(self, run: Run, out: int, to: int, wanted: set[str]) -> dict[str, Any]:
+    def _converse(self, run: Run, out: int, to: int) -> dict[str, Any]:
         """Hear the findings; change the stage when the early ones are there."""
         found: dict[str, Any] = {}
         rest = b""
         until = time.monotonic() + BOUND
         signals: dict[str, bool] = {}
+        watching = False
         dials: list[int] = []
         closed: list[int] = []
         while "done" not in found and time.monotonic() < until:
             run.listen()
-            if _DIAL in wanted and _DIAL not in found and not dials:
+            if watching and not dials:
                 dials, closed = traces.host_sockets(run.pid)
             if not select.select([out], [], [], 0.05)[0]:
                 continue
@@ -112,12 +113,15 @@ class Tries:
                 if name == "late":
                     self._stage.change()
                     os.write(to, b"\n")
+                elif name == "watch":
+                    watching = True
                 elif name == "done":
                     found["done"] = True
                 elif name == "ready":
                     self.mode = _mode(words[0])
                 else:
                     found[name] = Finding(*words)
+                    watching = False
                     if name in ("fd-pidfd", "signal-process"):
                         signals[name] = self._was_signalled(found[name])
         if found.get(_DIAL, _UNHEARD).kind == SENT:

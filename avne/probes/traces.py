@@ -14,12 +14,12 @@ _HELPER = "avne-helper"  # it holds nothing but its line, and lets nobody look
 
 def host_sockets(pid: int) -> tuple[list[int], list[int]]:
     """``(holders, closed)`` of that process and all below: those that hold an internet socket of this
-    network namespace, and those that we may not look into."""
-    ours = set(_socket_inodes())
+    network namespace, but those that they have inherited from us, and those that we may not look into."""
+    opened = set(_socket_inodes()) - set(_held(os.getpid()))
     holders, closed = [], []
     for process in _tree(pid):
         try:
-            if ours & set(_held(process)):
+            if opened & set(_held(process)):
                 holders.append(process)
         except PermissionError:
             if _name(process) != _HELPER:

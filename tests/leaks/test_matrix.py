@@ -127,27 +127,40 @@ def test_verify_prints_a_board(machine, installed):
     assert any(line.startswith("Not tried (shows a leak to root only): ") for line in board)
 
 
+_LOOK = """
+import json, subprocess, sys, tempfile
+from avne.probes.upstream import Refuser
+avne = sys.argv[1]
+with tempfile.TemporaryDirectory() as place:
+    upstream = Refuser(place + "/upstream")
+    run = [avne, "run", "--quiet", "--upstream", upstream.url, "--name", "looked-at"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([*run, "sh", "-c", "echo up; read end"], **pipes) as one:
+        assert one.stdout.readline() == b"up\\n"
+        look = [avne, "verify", "--json", "--session", "looked-at"]
+        done = subprocess.run(look, capture_output=True, text=True)
+        one.stdin.close()
+    print(json.dumps([done.returncode, done.stdout, done.stderr, upstream.asked]))
+    upstream.close()
+"""
+
+
 def test_verify_looks_at_one_that_runs(machine, installed):
     """By attach; its upstream is asked nothing, and what cannot be tried there is said."""
-    script = """
-        "$0" run --quiet --upstream socks5://127.0.0.1:9 --name looked-at sh -c 'echo up; read x' <&8 >&9 &
-        read up <&7; test "$up" = up || exit 9
-        "$0" verify --json --session looked-at; code=$?
-        echo >&10; wait
-        exit $code
-    """
-    fifos = "d=$(mktemp -d); mkfifo $d/in $d/out; exec 7<>$d/out 9>$d/out 8<>$d/in 10>$d/in; rm -r $d"
-    words = ["bash", "-c", fifos + script, installed.avne]
+    words = [installed.python, "-I", "-c", _LOOK, installed.avne]
     done = machine.run(words, people.ROOT, {"AVNE_HELPER": "auto"})
-    report = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    code, text, errors, asked = json.loads(done.stdout)
+    assert text, errors
+    report = json.loads(text)
     known = {probe["name"] for probe in report["probes"] if probe["known"]}
     leaks = {probe["name"] for probe in report["probes"] if probe["result"] == "leaked"}
-    assert leaks <= known, done.stdout
-    assert (done.returncode, report["good"]) == ((1, False) if leaks else (0, True))
+    assert leaks <= known, text
+    assert (code, report["good"]) == ((1, False) if leaks else (0, True))
     assert report["session"] == "looked-at"
     assert report["counts"]["unknown"] == 0
     assert report["counts"]["stopped"] >= 80
-    assert report["upstream_requests"] is None
+    assert (report["upstream_requests"], asked) == (None, 0)
     reasons = {probe["name"]: probe["how"] for probe in report["probes"] if probe["result"] == "absent"}
     assert "upstream" in reasons["tcp4"]
     assert machine.packets() == []
