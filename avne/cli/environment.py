@@ -29,6 +29,9 @@ KEPT = frozenset((
     "XDG_CONFIG_DIRS", "XDG_DATA_DIRS",
 ))  # fmt: skip
 KEPT_PREFIX = "LC_"
+# What programs are told of where they are, unless the user says otherwise: Firefox and its kin are not to
+# look for an instance of themselves to do their work, on a display or a bus that is shared.
+TOLD = {"MOZ_NO_REMOTE": "1"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -43,7 +46,7 @@ def program_environment(
     more = set(passed)
     for name in more:
         check_name(name, "--env")
-    kept = {
+    kept = TOLD | {
         name: value
         for name, value in environ.items()
         if name in KEPT or name.startswith(KEPT_PREFIX) or name in more
