@@ -5,7 +5,7 @@
 PYTHON := .venv/bin/python
 HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 
-.PHONY: help demo test leaktest bench fuzz netsim lint format docs deps venv clean
+.PHONY: help demo test leaktest bench fuzz soak-browser netsim lint format docs deps venv clean
 
 help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
@@ -13,6 +13,7 @@ help:
 	@echo 'make bench   fail if avne has become slower than its peers (bench/recorded.json)'
 	@echo 'make fuzz    hostile inputs to every surface; ARGS="--inputs 2000000 --jobs 2"'
 	@echo 'make leaktest  every known way out, and what stops it: docs/leaks.md'
+	@echo 'make soak-browser  a minute of a restless browser beside an uplink that must stay silent'
 	@echo 'make lint    ruff, mypy, and whether docs are stale or an RFC has gaps'
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
@@ -37,6 +38,12 @@ leaktest:
 	@scripts/deps test
 	@$(MAKE) -s venv
 	@scripts/as-root -m tests.leaks
+
+# ARGS='--program firefox-esr --mode setuid --seconds 600'
+soak-browser:
+	@scripts/deps test
+	@$(MAKE) -s venv
+	@scripts/as-root -m tests.bed.soak $(ARGS)
 
 # ARGS='--path DIR' for peers that are not on the path.
 bench:

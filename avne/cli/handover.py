@@ -26,7 +26,7 @@ class Kind(NamedTuple):
     names: tuple[str, ...]  # of the files, in the patterns of fnmatch
     cure: str
     codes: tuple[int, ...] = (0,)  # that they end with then
-    own_files: bool = True  # whether a home directory of its own helps as well
+    own_files: bool = True  # whether --profile helps as well; through it Chromium's lock is seen, a link
 
 
 # 21: RESULT_CODE_PROFILE_IN_USE (chrome/common/chrome_result_codes.h).
@@ -34,16 +34,19 @@ _CHROMIUM: Final = Kind(
     ("chromium*", "chrome", "google-chrome*", "brave*", "vivaldi*", "opera*", "microsoft-edge*"),
     "its --user-data-dir=DIR",
     (0, 21),
+    own_files=False,
 )
 # Made of Chromium, with its lock and its socket, and silent.
 _ELECTRON: Final = Kind(
-    ("element-desktop*", "signal-desktop*", "discord*", "slack*", "obsidian*"), "its --user-data-dir=DIR"
+    ("element-desktop*", "signal-desktop*", "discord*", "slack*", "obsidian*"),
+    "its --user-data-dir=DIR",
+    own_files=False,
 )
 KINDS: Final = (
     Kind(("firefox*", "thunderbird*", "librewolf*", "waterfox*"), "its --profile DIR", (0, 1)),
     _CHROMIUM,
     _ELECTRON,
-    Kind(("code", "code-*", "codium", "vscodium"), "its --wait --user-data-dir=DIR"),
+    Kind(("code", "code-*", "codium", "vscodium"), "its --wait --user-data-dir=DIR", own_files=False),
     Kind(("gnome-terminal*",), "dbus-run-session gnome-terminal --wait, or xterm", (0, 1), own_files=False),
     Kind(("emacsclient*",), "emacs", (0, 1), own_files=False),
     Kind(("xdg-open", "gio"), "the program that it opens, by its name", own_files=False),

@@ -165,11 +165,16 @@ class Avne:
 
     @contextlib.contextmanager
     def start(
-        self, *words: str, upstream: str | None = None, options: Sequence[str] = (), stdin: bool = False
+        self,
+        *words: str,
+        upstream: str | None = None,
+        options: Sequence[str] = (),
+        stdin: bool = False,
+        env: dict[str, str] | None = None,
     ) -> Iterator[Run]:
         """`avne run WORDS`, while it runs."""
         with Run(
-            self.as_person(self.argv(words, upstream, options)),
+            self.as_person(self.argv(words, upstream, options), env),
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

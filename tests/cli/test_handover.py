@@ -22,7 +22,7 @@ def after(*sent):
         ("firefox", 0, "try avne run --profile NAME, or its --profile DIR"),
         ("/usr/bin/firefox-esr", 1, "its --profile DIR"),
         ("thunderbird", 0, "its --profile DIR"),
-        ("chromium", 21, "try avne run --profile NAME, or its --user-data-dir=DIR"),
+        ("chromium", 21, "try its --user-data-dir=DIR"),
         ("google-chrome-stable", 0, "its --user-data-dir=DIR"),
         ("brave-browser", 0, "its --user-data-dir=DIR"),
         ("code", 0, "its --wait --user-data-dir=DIR"),

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Debian's browsers, as they are: pages come through Tor, and the browser's own sandbox is on."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bed import browsers, pages, places
+from tests.bed.soak import soak
+
+OTHER = "v4.test.example"
+ENDED = """new Promise(done => {
+    const look = setInterval(() => {
+        if (document.title == "ended") {
+            clearInterval(look);
+            done(document.getElementById("result").textContent);
+        }
+    }, 20);
+})"""
+
+
+def _rendered(browser, bed):
+    """A page with parts from three names, as the browser has it when all of them have worked."""
+    url = f"http://www.test.example/browser?other={OTHER}&onion={bed.onion}"
+    before = len(bed.requests())
+    assert browser.open(url) is None
+    result = browser.ask(ENDED)
+    assert browser.ask("document.title") == "ended"
+    return result, bed.requests()[before:]
+
+
+def _came_by_the_exits(requests, bed):
+    """Every part, from its name, and by nobody but the exits and the onion service's own Tor."""
+    wanted = {
+        "www.test.example": {"/browser", "/browser/data/own", "/browser/socket"},
+        OTHER: {"/browser/style.css", "/browser/frame", "/browser/data/other"},
+        bed.onion: {"/browser/image.svg", "/browser/script.js", "/browser/data/onion"},
+    }
+    for host, paths in wanted.items():
+        asked = [row for row in requests if row["host"] == host]
+        assert {row["path"].partition("?")[0] for row in asked} >= paths, host
+        clients = {row["client"] for row in asked}
+        assert clients <= ({"127.0.0.1"} if host == bed.onion else {places.V4, places.V6}), host
+
+
+def _sandboxed(run, renders):
+    """The processes that render, as the kernel sees them: below avne's seal, and the browser's own."""
+    all_of_it = browsers.processes(run)
+    (program,) = [process for process in all_of_it if process.words[:2] == ["python3", "-c"]]
+    renderers = [process for process in all_of_it if renders(process)]
+    assert renderers
+    for renderer in renderers:
+        assert renderer.no_new_privs
+        assert renderer.filters > program.filters == 1, renderer.words
+    return program, renderers
+
+
+@pytest.mark.parametrize("mode", ["rootless", "setuid"])
+def test_chromium_renders_a_page_in_its_own_sandbox(in_mode, bed, tor, mode):
+    with browsers.inside(in_mode(mode), tor, "chromium") as browser:
+        result, requests = _rendered(browser, bed)
+        assert result == pages.result(OTHER)
+        _came_by_the_exits(requests, bed)
+        program, renderers = _sandboxed(browser.run, lambda process: "--type=renderer" in process.words)
+        for renderer in renderers:
+            for kind in ("user", "pid", "net"):
+                assert renderer.namespaces[kind] != program.namespaces[kind], kind
+        assert browser.open("chrome://sandbox") is None
+        said = browser.ask("new Promise(done => setTimeout(() => done(document.body.innerText), 200))")
+        assert "Layer 1 Sandbox\tNamespace\n" in said
+        assert "Seccomp-BPF sandbox\tYes\n" in said
+        assert said.endswith("You are adequately sandboxed.")
+        assert browser.close() == 0
+
+
+def test_firefox_renders_a_page_in_its_own_sandbox(in_mode, bed, tor):
+    with browsers.inside(in_mode("setuid"), tor, "firefox-esr") as browser:
+        result, requests = _rendered(browser, bed)
+        assert result == pages.result(OTHER)
+        _came_by_the_exits(requests, bed)
+        program, renderers = _sandboxed(browser.run, lambda process: "Web Co" in process.name)
+        for renderer in renderers:
+            assert renderer.namespaces["user"] != program.namespaces["user"]
+        assert browser.close() == 0
+
+
+def test_chromium_with_the_user_s_own_profile(avne, bed):
+    """As it would be typed: no option of ours that a user would not give."""
+    url = f"http://www.test.example/browser?other={OTHER}&onion=v6.test.example"
+    words = ["chromium", "--headless=new", "--virtual-time-budget=9000", "--dump-dom", url]
+    done = avne.run(*words, upstream=bed.socks)
+    assert done.returncode == 0, done.stderr
+    assert f'<p id="result">{pages.result(OTHER)}</p>' in done.stdout
+    assert (avne.person.home / ".config/chromium").is_dir()
+
+
+def test_a_browser_that_never_rests_sends_no_packet_past_avne(avne, bed, tor):
+    """`make soak-browser` is the same for a minute.  The uplink hears the browser without avne."""
+    found = soak(avne, bed, tor, "chromium", 8)
+    assert found.heard > 0, "the control has not been heard: this shows nothing"
+    assert (found.packets, found.betraying) == ([], [])
+    for what in ("fetched", "echoed", "frames", "hints"):
+        assert found.told[what] > 5, found.told
+    tried = found.receipt["tried"]
+    assert sum(tried["udp"].values()) > 0, "QUIC and STUN were tried, and refused"
+    assert tried["names"] > 20
+    assert tried["opened"] > 20
