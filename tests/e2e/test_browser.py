@@ -94,6 +94,18 @@ def test_chromium_with_the_user_s_own_profile(avne, bed):
     assert (avne.person.home / ".config/chromium").is_dir()
 
 
+def test_chromium_where_users_may_make_no_namespaces(without_user_namespaces, bed):
+    """Its other sandbox is a setuid program, which is like any other inside: it refuses, as it should."""
+    words = ["chromium", "--headless=new", "--dump-dom", "http://www.test.example/browser/data/bare"]
+    avne = without_user_namespaces("setuid")
+    done = avne.run(*words, upstream=bed.socks)
+    assert done.returncode != 0
+    assert "sandbox" in done.stderr.lower(), done.stderr
+    assert "/browser/data/bare" not in [row["path"] for row in bed.requests()]
+    done = avne.run(words[0], "--no-sandbox", *words[1:], upstream=bed.socks)
+    assert ">bare<" in done.stdout, done.stderr
+
+
 def test_a_browser_that_never_rests_sends_no_packet_past_avne(avne, bed, tor):
     """`make soak-browser` is the same for a minute.  The uplink hears the browser without avne."""
     found = soak(avne, bed, tor, "chromium", 8)
