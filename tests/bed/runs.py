@@ -80,9 +80,12 @@ class Run(subprocess.Popen[str]):
     supervisor: int
 
     def _children(self, pid: int) -> list[int]:
+        """Of every thread: browsers start theirs from others than the first."""
+        found: list[int] = []
         with contextlib.suppress(OSError):
-            return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        return []
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                found += [int(word) for word in (task / "children").read_text().split()]
+        return found
 
     def parts(self) -> list[int]:
         """Every process of the run: the supervisor, what it started, and the program."""
