@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from tests.bed import browsers, pages, places
@@ -44,10 +47,18 @@ def _came_by_the_exits(requests, bed):
 
 
 def _sandboxed(run, renders):
-    """The processes that render, as the kernel sees them: below avne's seal, and the browser's own."""
-    all_of_it = browsers.processes(run)
-    (program,) = [process for process in all_of_it if process.words[:2] == ["python3", "-c"]]
-    renderers = [process for process in all_of_it if renders(process)]
+    """The processes that render, as the kernel sees them: below avne's seal, and the browser's own.
+
+    One that is kept in reserve may just have been started, and be about to enter the latter.
+    """
+    until = time.monotonic() + 10
+    while True:
+        all_of_it = browsers.processes(run)
+        (program,) = [process for process in all_of_it if process.words[:2] == ["python3", "-c"]]
+        renderers = [process for process in all_of_it if renders(process)]
+        if all(one.filters > 1 for one in renderers) or time.monotonic() > until:
+            break
+        threading.Event().wait(0.1)
     assert renderers
     for renderer in renderers:
         assert renderer.no_new_privs
@@ -78,7 +89,7 @@ def test_firefox_renders_a_page_in_its_own_sandbox(in_mode, bed, tor):
         result, requests = _rendered(browser, bed)
         assert result == pages.result(OTHER)
         _came_by_the_exits(requests, bed)
-        program, renderers = _sandboxed(browser.run, lambda process: "Web Co" in process.name)
+        program, renderers = _sandboxed(browser.run, lambda process: process.name == "Isolated Web Co")
         for renderer in renderers:
             assert renderer.namespaces["user"] != program.namespaces["user"]
         assert browser.close() == 0
