@@ -276,7 +276,13 @@ def _json_option(parser: argparse.ArgumentParser) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from avne.cli.doctor import doctor
 
-    return doctor(options.json)
+    return doctor(options.json, options.resolve)
+
+
+def _prepare_doctor(parser: argparse.ArgumentParser) -> None:
+    _json_option(parser)
+    parser.add_argument("--resolve", default="", metavar="NAME",
+                        help="also ask for the address of NAME, through Tor")  # fmt: skip
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -301,21 +307,25 @@ def _rules(options: argparse.Namespace) -> int:
 
 
 def _prepare_setup(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--remove", action="store_true", help="undo it")
+    parser.add_argument("--setuid", action="append_const", dest="wanted", const="setuid",
+                        help="install the setuid helper (what is done without a flag)")  # fmt: skip
+    parser.add_argument("--apparmor", action="append_const", dest="wanted", const="apparmor",
+                        help="install an AppArmor profile instead: Ubuntu 23.10 and later")  # fmt: skip
+    parser.add_argument("--remove", action="store_true", help="undo it; without a flag, both")
     parser.add_argument("--dry-run", action="store_true", help="print the commands instead")
 
 
 def _setup(options: argparse.Namespace) -> int:
     from avne.cli.setup import setup
 
-    return setup(options.remove, options.dry_run)
+    return setup(options.remove, options.dry_run, options.wanted or ())
 
 
 def _verify(options: argparse.Namespace) -> int:
     from avne.cli.verify import verify
 
     switches = {"--strict": options.strict, "--private-home": options.private_home}
-    return verify(options.json, [name for name, given in switches.items() if given])
+    return verify(options.json, [name for name, given in switches.items() if given], options.session)
 
 
 def _prepare_verify(parser: argparse.ArgumentParser) -> None:
@@ -324,6 +334,8 @@ def _prepare_verify(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", help="of an environment that avne run --strict makes"
     )
     parser.add_argument("--private-home", action="store_true", help="the same of --private-home")
+    parser.add_argument("--session", default="", metavar="NAME|ID|PID",
+                        help="of one that runs, by avne attach")  # fmt: skip
 
 
 def _prepare_help(parser: argparse.ArgumentParser) -> None:
@@ -357,20 +369,20 @@ COMMANDS = {
         "NAME|ID", "replace an environment's network, by a newer one for example", _prepare_stop, _reload
     ),
     "doctor": Command(
-        "[--json]",
+        "[--json] [--resolve NAME]",
         "check what this machine has and what is missing",
-        _json_option,
+        _prepare_doctor,
         _doctor,
     ),
     "verify": Command(
-        "[--json] [--strict] [--private-home]",
+        "[--json] [--strict] [--private-home | --session NAME|ID|PID]",
         "try every known way out of an environment, and show what stops it",
         _prepare_verify,
         _verify,
     ),
     "setup": Command(
-        "[--remove] [--dry-run]",
-        "install the setuid helper, where users may not make namespaces",
+        "[--setuid] [--apparmor] [--remove] [--dry-run]",
+        "let ordinary users make environments where the machine forbids it",
         _prepare_setup,
         _setup,
     ),

@@ -18,7 +18,8 @@ _CONTAINER = (
     "Inside a container: start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
     "--security-opt systempaths=unconfined --device /dev/net/tun, or run avne on the host."
 )
-_UBUNTU = "kernel/apparmor_restrict_unprivileged_userns"
+RESTRICTION = "kernel/apparmor_restrict_unprivileged_userns"
+_PROFILE = f"Let an administrator allow them to avne's helper alone: sudo avne setup --apparmor. {SETUP}"
 
 _PLAIN = {
     "IDENTITY": (
@@ -90,7 +91,7 @@ def explain(stage: str, error: int, setuid: bool, program: str) -> AvneError:
         problem, cure = _no_namespaces(error)
     elif _apparmor_restricts() and not setuid and error in (errno.EPERM, errno.EACCES):
         problem = "AppArmor restricts user namespaces on this machine"
-        cure = f"Ask an administrator: sudo sysctl {_UBUNTU.replace('/', '.')}=0. {SETUP}"
+        cure = _PROFILE
     elif stage == "ID_MAP":
         problem, cure = "the user namespace takes no user", f"Is it allowed for your user? {SETUP}"
     elif stage in _PLACES:
@@ -132,12 +133,12 @@ def _another_version(setuid: bool) -> tuple[str, str]:
 
 
 def _no_user_namespace(error: int) -> tuple[str, str]:
-    if _setting("kernel/unprivileged_userns_clone") == "0":
+    if setting("kernel/unprivileged_userns_clone") == "0":
         return (
             "user namespaces are for root only on this machine (kernel.unprivileged_userns_clone=0)",
             f"Ask an administrator: sudo sysctl kernel.unprivileged_userns_clone=1. {SETUP}",
         )
-    if _setting("user/max_user_namespaces") == "0":
+    if setting("user/max_user_namespaces") == "0":
         return (
             "user namespaces are switched off on this machine (user.max_user_namespaces=0)",
             f"Ask an administrator: sudo sysctl user.max_user_namespaces=15000. {SETUP}",
@@ -146,19 +147,19 @@ def _no_user_namespace(error: int) -> tuple[str, str]:
         return "there are too many user namespaces", f"End some: lsns -t user. {SETUP}"
     if error == errno.EINVAL:
         return "this kernel has no user namespaces (CONFIG_USER_NS)", SETUP
-    if _in_container():
+    if in_container():
         return "this container does not allow user namespaces", _CONTAINER
     if _apparmor_restricts():
         return (
             "AppArmor restricts user namespaces on this machine",
-            f"Ask an administrator: sudo sysctl {_UBUNTU.replace('/', '.')}=0. {SETUP}",
+            _PROFILE,
         )
     return "user namespaces are not allowed here", f"Not possible inside a chroot. {SETUP}"
 
 
 def _no_namespaces(error: int) -> tuple[str, str]:
     for kind in ("cgroup", "ipc", "mnt", "net", "pid", "uts"):
-        if _setting(f"user/max_{kind}_namespaces") == "0":
+        if setting(f"user/max_{kind}_namespaces") == "0":
             name = f"user.max_{kind}_namespaces"
             return (
                 f"namespaces of a kind that avne needs are switched off on this machine ({name}=0)",
@@ -166,7 +167,7 @@ def _no_namespaces(error: int) -> tuple[str, str]:
             )
     if error == errno.ENOSPC:
         return "there are too many namespaces", "End some: lsns; or raise the limits in /proc/sys/user."
-    if error == errno.EPERM and _in_container():
+    if error == errno.EPERM and in_container():
         return "this container does not allow namespaces", _CONTAINER
     return "the namespaces cannot be made", "avne needs a kernel with CONFIG_NAMESPACES, and NET_NS, PID_NS…"
 
@@ -188,12 +189,12 @@ def _mount_cure(stage: str, error: int) -> str:
     if stage == "MOUNT_ETC" and error in (errno.EINVAL, errno.ENODEV, errno.EPERM, errno.ENOSYS):
         return f"avne needs Linux 5.12 or later, or overlayfs: sudo modprobe overlay. {_CONTAINER}"
     if stage == "MOUNT_PROC" and error == errno.EPERM:
-        where = "" if _in_container() else "What covers it: findmnt -R /proc. "
+        where = "" if in_container() else "What covers it: findmnt -R /proc. "
         return f"Parts of the old one are covered, and it would show the host. {where}{_CONTAINER}"
-    return _CONTAINER if _in_container() else f"dmesg | tail may say more. {SETUP}"
+    return _CONTAINER if in_container() else f"dmesg | tail may say more. {SETUP}"
 
 
-def _setting(name: str) -> str:
+def setting(name: str) -> str:
     """A sysctl; empty where there is none."""
     try:
         return Path("/proc/sys", name).read_text().strip()
@@ -202,10 +203,10 @@ def _setting(name: str) -> str:
 
 
 def _apparmor_restricts() -> bool:
-    return _setting(_UBUNTU) == "1"
+    return setting(RESTRICTION) == "1"
 
 
-def _in_container() -> bool:
+def in_container() -> bool:
     """Docker, Podman and systemd-nspawn each leave one of these marks."""
     if any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv", "/run/host/container-manager"))):
         return True

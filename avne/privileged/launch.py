@@ -36,6 +36,7 @@ _RIGHTS: Final = frozenset(STAGES[STAGES.index("USER_NAMESPACE") : STAGES.index(
 
 PACKAGED: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "avne-helper")
 INSTALLED: Final = "/usr/local/libexec/avne/avne-helper"
+USERNS: Final = "/usr/local/libexec/avne/avne-helper-userns"  # not setuid: what AppArmor's profile is for
 
 _LINE: Final = 3
 _END_BOUND: Final = 5.0
@@ -147,7 +148,8 @@ def find_helper() -> str:
 def candidates(choice: str = "auto") -> list[str]:
     """The helpers to try, in this order: ``auto``, ``rootless`` (the package's), or ``setuid``.
 
-    As root the package's own does everything.  For anybody else the installed one comes second.
+    As root the package's own does everything.  For anybody else the installed ones come after it: first
+    the one that AppArmor has a profile for, which is rootless, too.
     Raises `AvneError` where the choice leaves none.
     """
     setuid_usable = os.geteuid() != 0 and os.access(INSTALLED, os.X_OK)
@@ -160,9 +162,10 @@ def candidates(choice: str = "auto") -> list[str]:
                 "Ask an administrator: sudo usermod -aG avne USER; then log in again.",
             )
         raise AvneError("the setuid helper is not installed", "Install it: sudo avne setup")
-    if choice == "auto" and setuid_usable:
-        return [find_helper(), INSTALLED]
-    return [find_helper()]
+    helpers = [find_helper()]
+    if os.geteuid() != 0 and os.access(USERNS, os.X_OK):
+        helpers.append(USERNS)
+    return [*helpers, INSTALLED] if choice == "auto" and setuid_usable else helpers
 
 
 def another_may_work(stage: str) -> bool:
