@@ -6,12 +6,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from avne.cli import version
+from avne.cli import routing, version
 from avne.cli.console import colour
 from avne.config import load
 from avne.doctor import FAILS, LIMITED, OK, Line, clock, helpers, look, machine, tor
 from avne.paths import runtime_dir, state_dir
-from avne.upstream.spec import parse
 
 
 def doctor(as_json: bool, name: str = "") -> int:
@@ -58,8 +57,7 @@ def _marks() -> dict[str, tuple[str, int]]:
 
 def _config() -> str:
     config = load()
-    if config["upstream"] != "auto":
-        parse(config["upstream"])
+    routing.parse(config)
     origins = {value.origin for value in config.values.values()} - {"default"}
     return f"from {', '.join(sorted(origins))}" if origins else "the defaults"
 

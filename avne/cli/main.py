@@ -163,9 +163,14 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(*short, option(name), dest=name, metavar=metavar, help=f"{key.help} ({key.form})")
 
     setting("upstream", "URL")
+    _rule_options(parser)
+    switch_direct = "let rules lead past Tor and every proxy, from this machine's own address (direct)"
+    parser.add_argument("--allow-direct", action="store_true", help=switch_direct)
     setting("workers", "N")
+    setting("dns", "MODE")
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
+    setting("on_failure", "WHAT")
     setting("tor.torrc", "FILE")
     parser.add_argument("--name", default="", metavar="NAME",
                         help="what avne ps, attach and stop call it")  # fmt: skip
@@ -182,6 +187,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
                         help="keep what is written to the home directory apart, under this name")  # fmt: skip
     switch("--gui", "open the Wayland and X11 display")
     switch("--strict", "no unix sockets at all")
+    switch("--proxy-env", "set ALL_PROXY and NO_PROXY to the environment's own SOCKS5 proxy")
     more("--env", "NAME", "pass a variable of the environment on")
     more("--setenv", "NAME=VALUE", "set a variable of the environment")
     parser.add_argument("--receipt", default="", metavar="FILE",
@@ -194,6 +200,16 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
                         help="a line for each phase; twice: the log as well")  # fmt: skip
     parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
     parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _rule_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rule", dest="rules", action="append", metavar="PATTERN=UPSTREAM",
+                        help="give some destinations another upstream; repeatable, the first that "
+                        "matches wins")  # fmt: skip
+    parser.add_argument("--onion-only", dest="onion_only", action="store_const", const="true",
+                        help="refuse everything but onion services")  # fmt: skip
+    parser.add_argument("--https-only", dest="https_only", action="store_const", const="true",
+                        help="refuse everything but port 443 and onion services")  # fmt: skip
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -210,7 +226,11 @@ def _run(options: argparse.Namespace) -> int:
         tuple(options.share), options.private_home, options.profile, options.gui, options.strict,
         tuple(options.env), tuple(options.setenv),
     )  # fmt: skip
-    return run(program, flags, More(options.quiet, openings, options.capture, options.name, options.receipt))
+    more = More(
+        options.quiet, openings, options.capture, options.name, options.receipt, options.proxy_env,
+        options.allow_direct,
+    )  # fmt: skip
+    return run(program, flags, more)
 
 
 def _prepare_attach(parser: argparse.ArgumentParser) -> None:
@@ -243,6 +263,12 @@ def _stop(options: argparse.Namespace) -> int:
     return stop(options.target)
 
 
+def _reload(options: argparse.Namespace) -> int:
+    from avne.cli.stop import reload
+
+    return reload(options.target)
+
+
 def _json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -263,6 +289,21 @@ def _config(options: argparse.Namespace) -> int:
     from avne.cli.show import show_config
 
     return show_config(options.json)
+
+
+def _prepare_rules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["test"], metavar="test", help="which rule a connection gets")
+    parser.add_argument("host", metavar="NAME", help="a name or an address")
+    parser.add_argument("port", metavar="PORT", help="a number")
+    parser.add_argument("--upstream", metavar="URL", help="as of avne run")
+    _rule_options(parser)
+
+
+def _rules(options: argparse.Namespace) -> int:
+    from avne.cli.rules import test
+
+    names = ("upstream", "rules", "onion_only", "https_only")
+    return test(options.host, options.port, {name: getattr(options, name) for name in names})
 
 
 def _prepare_setup(parser: argparse.ArgumentParser) -> None:
@@ -324,6 +365,9 @@ COMMANDS = {
     ),
     "ps": Command("[--json]", "list your environments", _json_option, _ps),
     "stop": Command("NAME|ID", "end an environment's program", _prepare_stop, _stop),
+    "reload": Command(
+        "NAME|ID", "replace an environment's network, by a newer one for example", _prepare_stop, _reload
+    ),
     "doctor": Command(
         "[--json] [--resolve NAME]",
         "check what this machine has and what is missing",
@@ -347,6 +391,12 @@ COMMANDS = {
         "show the settings in force and where they come from",
         _json_option,
         _config,
+    ),
+    "rules": Command(
+        "test [OPTION...] NAME PORT",
+        "show which rule a connection would get, and why",
+        _prepare_rules,
+        _rules,
     ),
     "help": Command("[COMMAND]", "show the help of a command", _prepare_help, _help),
 }

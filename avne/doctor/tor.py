@@ -16,15 +16,16 @@ from collections.abc import Iterable
 from io import BufferedRWPair
 from typing import Any, Final
 
+from avne.cli import routing
 from avne.config import load
 from avne.doctor import Limited
 from avne.errors import AvneError
 from avne.ipc.messages import ResolveKind
+from avne.upstream import kinds
 from avne.upstream.base import Attempt, OpenError
 from avne.upstream.failure import explain
 from avne.upstream.find import TIMEOUT, find_tor
-from avne.upstream.socks5 import connect, greet
-from avne.upstream.spec import Address, UpstreamSpec, parse
+from avne.upstream.spec import Address, UpstreamSpec
 from avne.upstream.tor import Tor
 
 _DEBIAN: Final[tuple[Address, ...]] = ("/run/tor/control", ("127.0.0.1", 9051))
@@ -49,8 +50,7 @@ def upstream() -> str:
             raise AvneError("no Tor runs on this machine, and none is installed", "sudo apt install tor")
         return "no Tor runs; avne will start its own"
     try:
-        with connect(spec, TIMEOUT) as sock:
-            greet(sock, spec)
+        kinds.make(spec, {}).check()
     except OpenError as error:
         raise AvneError(*explain(spec, error)) from error
     if spec.kind != "tor":
@@ -62,8 +62,10 @@ def upstream() -> str:
 
 
 def _spec() -> UpstreamSpec | None:
-    chosen = str(load()["upstream"])
-    return find_tor() if chosen == "auto" else parse(chosen)
+    """The default upstream; None where it needs a Tor and none runs."""
+    written = routing.parse(load())
+    found = find_tor() if written.needs_tor else None
+    return None if written.needs_tor and not found else written.completed(found).default
 
 
 def _bootstrapped(spec: UpstreamSpec, told: dict[str, str]) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The netstack's and the workers' ends of the ZeroMQ line: the only file that imports zmq.
+"""The ZeroMQ line between the netstack and workers elsewhere: the only file that imports zmq.
 
+It is imported where there is such a worker, and not before: libzmq costs 40 ms of CPU to load, and 4 MiB.
 The netstack binds one `Router`, each worker connects one `Dealer` under an identity that is
 never used again.  A message is a header frame (`messages.encode`) and, for DATA, a payload
 frame; the router sees the sender's identity in front.
@@ -26,7 +27,7 @@ from typing import Final
 
 import zmq
 
-from avne.errors import Malformed
+from avne.ipc.messages import BadFrames
 from avne.limits import MAX_HEADER, MAX_PAYLOAD
 
 Payload = bytes | memoryview
@@ -40,14 +41,6 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)
 _EVENTS: Final = int(zmq.EVENTS)
 _RCVMORE: Final = int(zmq.RCVMORE)
 _POLLIN: Final = int(zmq.POLLIN)
-
-
-class BadFrames(Malformed):
-    """`peer` sent a message that is not one header and at most one payload."""
-
-    def __init__(self, peer: bytes) -> None:
-        super().__init__("wire-frames")
-        self.peer = peer
 
 
 class _Channel:

@@ -1,41 +1,46 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The vocabulary between the netstack and the upstream workers: one table.
 
-A message is one ZeroMQ frame, a msgpack array ``[type, flow, field …]``, followed for
-DATA by a second frame with the payload bytes, which are never packed.  `TABLE` is the
-whole contract: who may send a type, the fields with their bounds, and whether a payload
-follows.  `decode` checks a frame against it and raises `Malformed`; a peer that sends
-such a frame is cut off.
+A message is a msgpack array ``[type, flow, field …]``, followed for DATA by the payload bytes, which are
+never packed.  `TABLE` is the whole contract: who may send a type, the fields with their bounds, and
+whether a payload or a descriptor follows.  `decode` checks a message against it and raises `Malformed`; a
+peer that sends such a one is cut off.
+
+A worker has one line: the lane (lane.py) where it is on the netstack's machine, ZeroMQ (channel.py) where
+it is elsewhere.
 
 ``flow`` is a number the netstack chose and never uses again (0 where a message is about
 the worker, a query's own number for RESOLVE), so a message that crossed a RESET on the
 wire names a flow that is gone, and is dropped without harm.
 
-Life of a flow::
+Life of a flow of a worker elsewhere::
 
     netstack                       worker
     OPEN flow host port credit ->            credit: bytes the worker may send down
                                <-  OPENED flow credit     bytes the netstack may send up
-                               <-  REFUSED flow code detail     instead; the flow is gone
+                               <-  REFUSED flow code verdict detail     instead; the flow is gone
     DATA, CREDIT               <->  DATA, CREDIT
     SHUT                       <->  SHUT     no more bytes this way; gone once both are sent
     RESET                      <->  RESET    gone at once
 
 A sender never sends more DATA bytes than it was granted; CREDIT returns what was consumed.
 
-Between processes of one machine the rows marked `lane` go by lane.py, and the worker gives the connected
-socket away instead of carrying the bytes::
+By the lane the worker gives the connected socket away instead of carrying the bytes::
 
     OPEN flow host port credit ->            (the credit is of no use here)
-                               <-  SOCKET flow opened     with its descriptor; or REFUSED
+                               <-  SOCKET flow opened upstream capabilities rate     with its descriptor
+                               <-  REFUSED flow code verdict detail                  instead
     RESET flow                 ->            instead of either: given up
-    ENDED flow opened          ->            the server's end has come: was it the upstream's death?
+    ENDED flow opened upstream ->            the server's end has come: was it the upstream's death?
                                <-  ALIVE flow             no
                                <-  RESET flow code        yes
 
-The worker then knows nothing of the flow any more: `opened` (its clock, in µs) is what it needs for the
-answer.
-Everything else, and everything of a worker elsewhere, goes by ZeroMQ (channel.py).
+The worker then knows nothing of the flow any more: `opened` (its clock, in µs) and `upstream` (a number, the
+same with all workers) are what it needs for the answer.  `rate` is the most bytes in a second, each way, that
+all flows of that upstream may carry together; 0: no bound.
+
+Where the worker has the capability ROUTES it is asked about each name before anybody else is: RESOLVE with
+the kind ROUTE is answered by SUCCEEDED, BY_NAME or BLOCKED.
 """
 
 from __future__ import annotations
@@ -48,7 +53,7 @@ import msgpack
 from avne.errors import Malformed
 from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_HOST
 
-WIRE_VERSION: Final = 3
+WIRE_VERSION: Final = 4
 
 HELLO: Final = 1
 READY: Final = 2
@@ -70,18 +75,28 @@ ENDED: Final = 17
 ALIVE: Final = 18
 
 
+class BadFrames(Malformed):
+    """`peer` sent by ZeroMQ what is not one header and at most one payload."""
+
+    def __init__(self, peer: bytes) -> None:
+        super().__init__("wire-frames")
+        self.peer = peer
+
+
 class Capability(IntFlag):
     """What an upstream can do beyond opening a connection."""
 
     RESOLVE = 1  # names to addresses and back, without a connection
     HALF_CLOSE = 2  # one direction may end before the other
     PROOF = 4  # an end may be the upstream's death: ENDED asks
+    ROUTES = 8  # not all names go the same way: ROUTE asks for each
 
 
 class Code(IntEnum):
     """Why an upstream refused: the SOCKS reply (RFC 1928 §6), Tor's extended errors, or ours.
 
-    Any number of the SOCKS range (0–255) is carried as it came, known or not.
+    Any number of the SOCKS range (0–255) is carried as it came, known or not.  Of other protocols: 0x0200 +
+    an errno of the host, 0x0400 + a SOCKS4 reply, and 0x1000 + an HTTP status, by its digits (0x1403 is 403).
     """
 
     SUCCEEDED = 0x00
@@ -106,6 +121,8 @@ class Code(IntEnum):
     UPSTREAM_AUTH = 0x102  # the proxy refused our user name and password
     UPSTREAM_PROTOCOL = 0x103  # the proxy does not speak its protocol
     BAD_NAME = 0x104  # no proxy request can carry this name
+    BLOCKED = 0x105  # the user's settings refuse it
+    BY_NAME = 0x106  # of ROUTE: nobody is to be asked, the connection is opened by name
 
 
 class ResolveKind(IntEnum):
@@ -113,6 +130,7 @@ class ResolveKind(IntEnum):
 
     ADDRESS = 0  # a name → its addresses
     NAME = 1  # an address → its name
+    ROUTE = 2  # a name, of whatever type → whether others may be asked about it
 
 
 class Sender(Enum):
@@ -134,7 +152,6 @@ class Row(NamedTuple):
     sender: Sender
     fields: tuple[Field, ...]
     payload: bool = False
-    lane: bool = False
     socket: bool = False  # a descriptor comes with it
 
 
@@ -152,48 +169,50 @@ TABLE: Final[dict[int, Row]] = {
         (_int("version", 1 << 16), Field("kind", str, 32), _int("capabilities", 255)),
     ),
     READY: Row("READY", Sender.NETSTACK, ()),
-    DRAIN: Row("DRAIN", Sender.NETSTACK, (), lane=True),
+    DRAIN: Row("DRAIN", Sender.NETSTACK, ()),
     OPEN: Row(
         "OPEN",
         Sender.NETSTACK,
         (Field("host", str, MAX_HOST), _int("port", 65535), _int("credit", CREDIT_MAX)),
-        lane=True,
     ),
     OPENED: Row("OPENED", Sender.WORKER, (_int("credit", CREDIT_MAX),)),
-    REFUSED: Row("REFUSED", Sender.WORKER, (_int("code", 0xFFFF), Field("detail", str, 200)), lane=True),
+    REFUSED: Row(
+        "REFUSED",
+        Sender.WORKER,
+        (_int("code", 0xFFFF), _int("verdict", 4), Field("detail", str, 200)),
+    ),
     DATA: Row("DATA", Sender.BOTH, (), payload=True),
     CREDIT: Row("CREDIT", Sender.BOTH, (_int("bytes", CREDIT_MAX),)),
     SHUT: Row("SHUT", Sender.BOTH, ()),
-    RESET: Row("RESET", Sender.BOTH, (_int("code", 0xFFFF),), lane=True),
-    RESOLVE: Row("RESOLVE", Sender.NETSTACK, (_int("kind", 1), Field("what", str, MAX_HOST))),
+    RESET: Row("RESET", Sender.BOTH, (_int("code", 0xFFFF),)),
+    RESOLVE: Row("RESOLVE", Sender.NETSTACK, (_int("kind", 2), Field("what", str, MAX_HOST))),
     RESOLVED: Row(
         "RESOLVED",
         Sender.WORKER,
         (_int("code", 0xFFFF), Field("answers", list, 16), _int("ttl", 1 << 31)),
     ),
-    PING: Row("PING", Sender.BOTH, (_int("nonce", _U63),), lane=True),
-    PONG: Row("PONG", Sender.BOTH, (_int("nonce", _U63),), lane=True),
+    PING: Row("PING", Sender.BOTH, (_int("nonce", _U63),)),
+    PONG: Row("PONG", Sender.BOTH, (_int("nonce", _U63),)),
     STATS: Row(
         "STATS",
         Sender.WORKER,
         (_int("flows", 1 << 32), _int("bytes_up", _U63), _int("bytes_down", _U63)),
     ),
-    SOCKET: Row("SOCKET", Sender.WORKER, (_int("opened", _U63),), lane=True, socket=True),
-    ENDED: Row("ENDED", Sender.NETSTACK, (_int("opened", _U63),), lane=True),
-    ALIVE: Row("ALIVE", Sender.WORKER, (), lane=True),
+    SOCKET: Row(
+        "SOCKET",
+        Sender.WORKER,
+        (_int("opened", _U63), _int("upstream", 0xFFFF), _int("capabilities", 255), _int("rate", 1 << 40)),
+        socket=True,
+    ),
+    ENDED: Row("ENDED", Sender.NETSTACK, (_int("opened", _U63), _int("upstream", 0xFFFF))),
+    ALIVE: Row("ALIVE", Sender.WORKER, ()),
 }
-_LANE: Final = frozenset(kind for kind, row in TABLE.items() if row.lane)
 
 
 def encode(kind: int, flow: int, *fields: Any) -> bytes:
     """A header for the wire; `fields` in the order of the table."""
     packed: bytes = msgpack.packb((kind, flow, *fields))
     return packed
-
-
-def takes_lane(header: bytes) -> bool:
-    """Whether what `encode` made goes by the lane, where there is one."""
-    return header[1] in _LANE  # after the array's byte, a type is a byte of its own (msgpack fixint)
 
 
 def decode(header: bytes, sender: Sender) -> list[Any]:

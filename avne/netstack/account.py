@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TCP, DNS, UDP, ICMP, MULTICAST, OTHER = "tcp", "dns", "udp", "icmp", "multicast", "other"
 FRAGMENT, FOREIGN, MALFORMED = "fragment", "foreign", "malformed"
 KINDS: Final = (TCP, DNS, UDP, ICMP, MULTICAST, OTHER, FRAGMENT, FOREIGN, MALFORMED)
+MAX_REASONS: Final = 64
 MAX_NAMES: Final = 300  # that are kept, where they may be kept at all
 _QUESTION: Final = 12  # where the question begins in a DNS message (RFC 1035 §4.1.1)
 
@@ -34,7 +35,8 @@ class Account:
     """Counters only; nothing here decides anything."""
 
     __slots__ = (
-        "_bytes", "_fast", "_fast_packets", "_flows", "_names", "_packets", "_tun", "discarded", "keep_names",
+        "_bytes", "_fast", "_fast_packets", "_flows", "_names", "_packets", "_reasons", "_tun", "discarded",
+        "keep_names",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -46,6 +48,7 @@ class Account:
         self._flows: Counter[str] = Counter()
         self._tun = [0, 0, 0, 0]
         self._names: dict[str, None] = {}
+        self._reasons: Counter[str] = Counter()
 
     # ---- packets -------------------------------------------------------------------
 
@@ -74,12 +77,18 @@ class Account:
         if self.keep_names and len(self._names) < MAX_NAMES:
             self._names[question_name(wire)] = None
 
+    def refused(self, code: int, detail: str) -> None:
+        """A connection: why, which never holds a destination's name."""
+        reason = f"{code:#06x} {detail}".rstrip()
+        if reason in self._reasons or len(self._reasons) < MAX_REASONS:
+            self._reasons[reason] += 1
+
     # ---- text ----------------------------------------------------------------------
 
     def flow_ended(self, flow: Flow) -> None:
         """Before it lets its lease go."""
         if flow.lease is not None:
-            self._flow(flow.connection, flow.lease, self._flows)
+            self._flow(flow, flow.lease, self._flows)
 
     def resolver_ended(self, lease: Lease) -> None:
         """A stream of our own to the configured DNS server."""
@@ -87,11 +96,12 @@ class Account:
         self._flows["resolver_down"] += lease.received
 
     @staticmethod
-    def _flow(connection: Connection, lease: Lease, flows: Counter[str]) -> None:
+    def _flow(flow: Flow, lease: Lease, flows: Counter[str]) -> None:
         """Sequence numbers wrap: they tell how far a count is from what they say."""
-        sent, received = lease.sent, lease.received
-        ahead = seq.diff(connection.rcv_nxt, seq.add(connection.irs, 1 + sent)) - connection.fin_received
-        behind = seq.diff(connection.snd_una, seq.add(connection.iss, 1 + received))
+        connection, sent, received = flow.connection, lease.sent, lease.received
+        up, down = flow.own_up, flow.own_down
+        ahead = seq.diff(connection.rcv_nxt, seq.add(connection.irs, 1 + up + sent)) - connection.fin_received
+        behind = seq.diff(connection.snd_una, seq.add(connection.iss, 1 + down + received))
         flows["accepted"] += sent + ahead
         flows["to_upstream"] += sent
         flows["from_upstream"] += received
@@ -105,7 +115,7 @@ class Account:
         for connection in connections:
             app = connection.app
             if isinstance(app, Flow) and app.lease is not None and connection.state is not state.PARKED:
-                self._flow(connection, app.lease, flows)
+                self._flow(app, app.lease, flows)
         for lease in streams:
             flows["resolver_up"] += lease.sent
             flows["resolver_down"] += lease.received
@@ -124,6 +134,7 @@ class Account:
                      "lost": flows["from_upstream"] - flows["acknowledged"]},
             "resolver": {"to_upstream": flows["resolver_up"], "from_upstream": flows["resolver_down"]},
             "names": list(self._names) if self.keep_names else None,
+            "reasons": dict(self._reasons),
         }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ ACK of our data    credit
 from the lease     to the guest
 =================  ===========================================================
 opened             SYN-ACK, with the granted credit as its window
-refused            RST, ICMP or silence (verdict.py)
+refused            RST, ICMP or silence, as the worker says
 data               data
 credit             a larger window
 shut               FIN, after the data
@@ -31,8 +31,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from avne.ipc.verdict import Verdict
 from avne.netstack.tcp.connection import Timer
-from avne.netstack.verdict import Verdict, verdict
 from avne.netstack.wire.icmp import Unreachable
 
 if TYPE_CHECKING:
@@ -53,16 +53,17 @@ _ICMP = {
 class Flow:
     """The `App` of a connection and the `Session` of its lease."""
 
-    __slots__ = ("_parts", "_shut", "connection", "lease", "mapped", "stack", "syn")
+    __slots__ = ("_parts", "_shut", "connection", "lease", "mapped", "own_down", "own_up", "stack", "syn")
 
-    def __init__(self, stack: Stack, syn: bytes, mapped: bytes | None) -> None:
+    def __init__(self, stack: Stack, syn: bytes | None, mapped: bytes | None) -> None:
         self.stack = stack
-        self.syn: bytes | None = syn  # the beginning of the frame, for an ICMP error to quote
+        self.syn = syn  # the beginning of the frame, for an ICMP error to quote; None once it is answered
         self.mapped = mapped  # the mapped address, which stays taken as long as we live
         self.connection: Connection
         self.lease: Lease | None = None
         self._parts: list[memoryview] = []  # data of this turn
         self._shut = False  # the guest's FIN has come, and was not passed on yet
+        self.own_up = self.own_down = 0  # bytes of the connection that are not the lease's (proxy.py)
 
     # ---- what the guest's connection says -----------------------------------------
 
@@ -123,11 +124,12 @@ class Flow:
         self.stack.count("opened")
         self.connection.accept(credit)
 
-    def refused(self, kind: str, code: int, now: float) -> None:
-        what = verdict(kind, code)
+    def refused(self, verdict: Verdict, code: int, detail: str, now: float) -> None:
         self.stack.count(f"refused-{code:#04x}")
-        self._remark(f"refused by {kind}, code {code:#04x}: {what.value}")
-        self.answer(what, now)
+        self.stack.account.refused(code, detail)
+        if self.lease is not None:
+            self._remark(f"refused by {self.lease.worker.kind}, code {code:#04x}: {verdict.answer}")
+        self.answer(verdict, now)
 
     def answer(self, what: Verdict, now: float) -> None:
         """Answer the parked SYN with something other than a SYN-ACK."""

@@ -2,8 +2,8 @@
 """The netstack's process and its loop: tun ⇄ Stack ⇄ sockets and workers.
 
 Started by the supervisor as ``python -I -m avne.netstack.process CONTROL_FD``.  The first control
-message brings the configuration, the listening ipc socket and perhaps a capture's file, the
-second the tun.
+message brings the configuration and perhaps a capture's file, the second the tun.  Where workers
+elsewhere may join there is an ``endpoint``, with its listening socket, and ZeroMQ is loaded for them.
 
 One turn of the loop: the workers' messages, drain the tun (a bounded number of packets), read from the
 flows' sockets and write to them, timers, flush; then the workers' messages go out, then the packets.  The tun
@@ -24,17 +24,21 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avne.errors import Malformed
-from avne.ipc.channel import Router
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import TUN_MTU
 from avne.netstack.capture import Capture
+from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
+from avne.netstack.link import GONE, Packets, Tun
 from avne.netstack.stack import Stack
 from avne.netstack.wire import split, vnet
+
+if TYPE_CHECKING:
+    from avne.ipc.channel import Router
 
 _READ = vnet.SIZE + TUN_MTU + 16
 _READS_PER_TURN = 128
@@ -51,20 +55,25 @@ class Process:
         message, fds = self._expect("config")
         config: dict[str, Any] = message[1]
         resolver = config.get("resolver")
-        self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
+        names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
+        self._stack = Stack(names, os.urandom)
         self._stack.account.keep_names = bool(config.get("log_names"))
-        self._capture = self._stack.capture = self._begin_capture(config["session"], *fds[1:])
+        generation = config.get("generation", 1)
+        self._stack.port53.names.begin_at(generation)
         self._epoll = select.epoll()
+        self._lines = Lines(self._router(config, fds), self._epoll)
+        self._capture = self._stack.capture = self._begin_capture(config["session"], generation, *fds)
         self._streams = Streams(self._epoll, self._log, self._stack.pool)
         self._stack.upstreams.streams = self._streams
-        self._lines = Lines(Router(fds[0], config["endpoint"]), self._epoll)
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last
-        _, fds = self._expect("tun")
+        message, fds = self._expect("tun")
         self._tun = fds[0]
-        os.set_blocking(self._tun, False)
-        for fd in (self._tun, control.fileno()):
-            self._epoll.register(fd, select.EPOLLIN)
+        link = Packets(self._tun, self._stack.count) if message[1] else Tun(self._tun)
+        self._link = link
+        self._read, self._readv, self._writev = link.read, link.readv, link.writev
+        self._epoll.register(control.fileno(), select.EPOLLIN)
+        self._reads_tun = False  # not before a worker has joined: packets wait in the device
         self._ended = False
         self._draining = False
         self._owing = -1
@@ -83,11 +92,22 @@ class Process:
                 raise RuntimeError(f"expected {verb}, got {message[0]}")
             self._add_lane(message[1].encode(), fds[0])
 
-    def _begin_capture(self, session: str, fd: int = -1) -> Capture | None:
+    @staticmethod
+    def _router(config: dict[str, Any], fds: list[int]) -> Router | None:
+        if "endpoint" not in config:
+            return None
+        from avne.ipc.channel import Router
+
+        return Router(fds.pop(0), config["endpoint"])
+
+    def _begin_capture(self, session: str, generation: int, fd: int = -1) -> Capture | None:
         if fd < 0:
             return None
         file = io.FileIO(fd, "w")
-        file.truncate(0)
+        if generation == 1:
+            file.truncate(0)
+        else:
+            file.seek(0, os.SEEK_END)  # pcapng: a section of its own, behind the predecessor's
         epoch = time.time_ns() - time.monotonic_ns()
         stack = self._stack
         return Capture(file, f"avne {session}", epoch, stack.port53.names.name_of, stack.counters)
@@ -161,7 +181,7 @@ class Process:
             for count in range(1, _READS_PER_TURN + 1):
                 room = stack.pool.room(_READ)
                 if room is None:
-                    frame = os.read(self._tun, _READ)
+                    frame = self._read(_READ)
                     stack.account.frame_in(len(frame))
                     if self._capture:
                         self._capture.guest_sent((frame,), now)
@@ -176,7 +196,7 @@ class Process:
 
     def _read_split(self, room: memoryview, now: float) -> None:
         head = self._head
-        size = os.readv(self._tun, (head, room))
+        size = self._readv((head, room))
         self._stack.account.frame_in(size)
         if self._capture:
             self._capture.guest_sent((head[:size], room[: max(0, size - len(head))]), now)
@@ -193,18 +213,22 @@ class Process:
 
     def _write_tun(self) -> None:
         packets = self._stack.packets
-        tun = self._tun
-        writev = os.writev
+        writev = self._writev
         account = self._stack.account
         capture = self._capture
         while packets:
             pieces = packets.popleft()
             try:
-                account.frame_out(writev(tun, pieces))
+                account.frame_out(writev(pieces))
+            except BlockingIOError:  # a packet socket that has no room
+                self._stack.count("tun-write-later")
+                packets.appendleft(pieces)
+                self._tun_more = True  # so that the next turn does not wait
+                return
             except OSError as error:
                 # The kernel refused a frame: ours to fix, but not a reason to end a session.
                 self._stack.count(f"tun-write-{error.errno}")
-                if error.errno == 5:  # EIO: the device is down or gone, and so is the environment
+                if error.errno in GONE:  # and so is the environment
                     packets.clear()
             else:
                 if capture:
@@ -220,8 +244,6 @@ class Process:
         try:
             for worker, header, payload in received:
                 joining = worker not in self._stack.upstreams.workers
-                if joining:
-                    self._read_control(now)  # its lane was announced before it was started
                 try:
                     self._stack.handle(worker, header, payload, now)
                 except Malformed as error:
@@ -229,8 +251,14 @@ class Process:
                     continue
                 if joining:
                     self._control.send("worker", worker.decode(), self._kind(worker))
+                    self._begin_to_read()
         except CutOff as cut:
             self._cut_off(cut.worker, cut.reason, now)
+
+    def _begin_to_read(self) -> None:
+        if not self._reads_tun:
+            self._reads_tun = True
+            self._epoll.register(self._tun, select.EPOLLIN)
 
     def _kind(self, worker: bytes) -> str:
         return self._stack.upstreams.workers[worker].kind
@@ -287,6 +315,8 @@ class Process:
             self._stack.upstreams.drain()
             self._write_workers(time.monotonic())
             account = self._stack.account.sum(self._stack.connections.values(), self._stack.port53.leases())
+            if lost := self._link.lost():
+                self._stack.counters["tun-lost"] += lost
             self._control.send("drained", dict(self._stack.counters), account)
 
     def _log(self, *event: Any) -> None:
@@ -317,7 +347,7 @@ def main() -> None:
             process.run()
     finally:  # what was captured before a fault of ours is worth most
         process.flush_capture()
-    os._exit(0)  # nothing is left to say, and ZeroMQ's threads need not be joined
+    os._exit(0)  # nothing is left to say
 
 
 if __name__ == "__main__":

@@ -26,9 +26,11 @@ from avne.errors import Malformed
 from avne.ipc import messages
 from avne.ipc.messages import Code, Sender
 from avne.ipc.pool import Pool
+from avne.ipc.verdict import Verdict
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
-from avne.netstack import account, addresses
+from avne.netstack import account, addresses, proxy
 from avne.netstack.capture import Capture
+from avne.netstack.dns.resolver import Config
 from avne.netstack.flows import Flow
 from avne.netstack.internet import Internet
 from avne.netstack.leases import Attachment
@@ -36,12 +38,12 @@ from avne.netstack.port53 import Port53
 from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Upstreams
-from avne.netstack.verdict import Verdict
 from avne.netstack.wire import icmp, ip, split, tcp, udp, vnet
 from avne.netstack.wire.fragments import Fragment
 from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
+PAGES_PORT = 80  # at the gateway
 CHALLENGES_PER_SECOND = 100  # RFC 5961 §7
 _OPENING = tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN  # the first alone opens a connection
 _IDLE_DEADLINES = 1024  # that may be left in the heap beyond two for each connection
@@ -50,9 +52,9 @@ LogEvent = tuple[str, str, dict[str, Any]]  # level, event, fields
 
 
 class Stack:
-    """`token(n)` gives n random bytes; `resolver` is (host, port) of a DNS server, or None."""
+    """`token(n)` gives n random bytes; `names` says how names are answered."""
 
-    def __init__(self, resolver: tuple[str, int] | None, token: Callable[[int], bytes]) -> None:
+    def __init__(self, names: Config, token: Callable[[int], bytes]) -> None:
         self.packets: deque[Packet] = deque()
         self.logs: deque[LogEvent] = deque()
         self.counters: Counter[str] = Counter()
@@ -64,7 +66,7 @@ class Stack:
         self.half_open = 0
         self.pool = Pool()  # whose room `receive_text` is called with
         self.text: memoryview | None = None  # what it is called with, for as long as that is
-        self.port53 = Port53(self, resolver, token)
+        self.port53 = Port53(self, names, token)
         self._secret = token(16)
         self._reopened = (b"", 0)  # the connection that was replaced last, and its SND.NXT
         self._dirty: dict[Connection, None] = {}
@@ -160,6 +162,9 @@ class Stack:
             stream = self.port53.accept()
             connection = self._connection(stream, frame, datagram, syn, key, now)
             stream.start(connection)
+        elif ports.dst in proxy.PORTS and datagram.dst in addresses.GATEWAY:
+            flow = proxy.ProxyFlow(self, ports.dst)
+            flow.start(self._connection(flow, frame, datagram, syn, key, now))
         else:
             self._open_flow(frame, datagram, syn, key, now)
 
@@ -173,18 +178,25 @@ class Stack:
         flow.connection = self._connection(flow, frame, datagram, syn, key, now)
         if mapped is not None:
             self.port53.names.hold(mapped)
-        if datagram.dst in addresses.GATEWAY:
+        port = tcp.ports(frame, datagram).dst
+        if datagram.dst in addresses.GATEWAY and port != PAGES_PORT:
             flow.answer(Verdict.REFUSED, now)
             return
-        host = _text(datagram.dst) if mapped is None else self.port53.names.name_of(mapped)
+        host = self._host(datagram.dst)
         if host is None:
             flow.answer(Verdict.HOST_UNREACHABLE, now)
             return
-        flow.lease = self.upstreams.open(flow, host, tcp.ports(frame, datagram).dst)
+        flow.lease = self.upstreams.open(flow, host, port)
         if flow.lease is None:
             # A new worker is on its way: drop the SYN; the guest repeats it within a second.
             self.count("no-worker")
             flow.connection.close(True, now)
+
+    def _host(self, address: bytes) -> str | None:
+        """What a worker is asked for; None for an address of the pools that stands for no name."""
+        if address in addresses.GATEWAY:
+            return addresses.GATEWAY_NAME  # the environment's own pages
+        return self.port53.names.name_of(address) if addresses.is_mapped(address) else _text(address)
 
     def _connection(
         self, app: App, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float

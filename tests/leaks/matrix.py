@@ -18,7 +18,8 @@ from tests.leaks.machine import FACTS, UNSHARE, Machine
 PRIVATE = "avne --private-home"
 HOST, HOST_ROOT, NETNS, USERNS = "host", "host, root", "netns (2015)", "unshare -Urn"
 ROOTLESS, SETUID, ROOT, STRICT = "avne rootless", "avne setuid", "avne root", "avne --strict"
-AVNE = (ROOTLESS, SETUID, ROOT, STRICT)
+VETH = "avne, no tun"
+AVNE = (ROOTLESS, SETUID, ROOT, STRICT, VETH)
 ROWS = (HOST, HOST_ROOT, NETNS, USERNS, *AVNE)
 CONTROL = {ROOT: HOST_ROOT}  # the control of every other row is HOST
 
@@ -91,8 +92,10 @@ def row(machine: Machine, installed: Installed, name: str, only: Iterable[str] =
         ROOT: (people.ROOT, run_words(installed, "auto")),
         STRICT: (user, run_words(installed, "rootless", "--strict")),
         PRIVATE: (user, run_words(installed, "rootless", "--private-home")),
+        VETH: (user, run_words(installed, "rootless")),
     }
     person, words = who[name]
+    machine.close_tun(name == VETH)
     machine.packets()
     env = {"PROBE_FACTS": FACTS, "PROBE_ONLY": ",".join(only)}
     done = machine.run([installed.python, "-I", "-m", "avne.probes.runner", *words], person, env)
@@ -102,9 +105,9 @@ def row(machine: Machine, installed: Installed, name: str, only: Iterable[str] =
 
 
 def matrix(machine: Machine, installed: Installed) -> dict[str, Row]:
-    """All rows.  What is refused at the start is the same with --strict, and not tried again."""
+    """All rows.  What is refused at the start is the same in the last two, and not tried again."""
     plain = [name for name, probe in load().items() if not probe.entrance]
-    return {name: row(machine, installed, name, plain if name == STRICT else ()) for name in ROWS}
+    return {name: row(machine, installed, name, plain if name in (STRICT, VETH) else ()) for name in ROWS}
 
 
 # ---- the table ------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from avne.netstack.wire import split, tcp
 
 LARGE = COPY_BELOW
 TOR = Capability.RESOLVE | Capability.PROOF
+# Of a SOCKET: when it was opened, by which upstream, what that can do, and its rate.
+ABOUT = (5, 7, int(Capability.HALF_CLOSE), 0)
 
 
 class LocalNet(Net):
@@ -32,6 +34,7 @@ class LocalNet(Net):
 
     def __init__(self, kind: str = "socks5", capabilities: int = Capability.HALF_CLOSE) -> None:
         super().__init__()
+        self.capabilities = capabilities
         self.epoll = select.epoll()
         self.logs: list[tuple[Any, ...]] = []
         self.streams = Streams(self.epoll, lambda *event: self.logs.append(event), self.stack.pool)
@@ -82,7 +85,9 @@ class LocalNet(Net):
         """The worker gives the flow's socket; the server's end."""
         ours, server = sockets.socketpair()
         server.settimeout(10)
-        self.stack.handle(b"w0", encode(messages.SOCKET, flow, opened), ours, self.now)
+        self.stack.handle(
+            b"w0", encode(messages.SOCKET, flow, opened, 7, int(self.capabilities), 0), ours, self.now
+        )
         self.turn()
         return server
 
@@ -142,7 +147,7 @@ def test_the_syn_is_answered_in_the_turn_that_brings_the_socket(net, server):
 
 def test_without_a_descriptor_left_the_connection_is_refused(net):
     socket, flow = parked(net)
-    net.say(messages.SOCKET, flow, 5)
+    net.say(messages.SOCKET, flow, *ABOUT)
     assert socket.reset
     assert net.stack.half_open == 0
     assert not net.stack.connections
@@ -156,7 +161,7 @@ def test_a_socket_that_crossed_a_reset_is_reset(net):
     with sockets.create_server(("127.0.0.1", 0)) as listener:
         ours = sockets.create_connection(listener.getsockname())
         server, _ = listener.accept()
-    net.stack.handle(b"w0", encode(messages.SOCKET, flow, 5), ours, net.now)
+    net.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT), ours, net.now)
     net.turn()
     server.settimeout(10)
     with server, pytest.raises(ConnectionResetError):
@@ -175,7 +180,7 @@ def test_a_worker_that_gives_sockets_says_nothing_else(net, kind, fields):
 
 @pytest.mark.parametrize(
     ("kind", "fields"),
-    [(messages.SOCKET, (1,)), (messages.REFUSED, (1, "")), (messages.RESET, (1,)), (messages.ALIVE, ())],
+    [(messages.SOCKET, ABOUT), (messages.REFUSED, (1, 0, "")), (messages.RESET, (1,)), (messages.ALIVE, ())],
 )
 def test_nothing_follows_a_socket_unasked(net, kind, fields):
     _, end, flow = net.connected()
@@ -187,16 +192,16 @@ def test_a_socket_comes_with_its_message_only(net):
     _, flow = parked(net)
     ours, theirs = sockets.socketpair()
     with ours, theirs, pytest.raises(Malformed, match="wire-payload"):
-        net.stack.handle(b"w0", encode(messages.REFUSED, flow, 1, ""), ours, net.now)
+        net.stack.handle(b"w0", encode(messages.REFUSED, flow, 1, 0, ""), ours, net.now)
     with pytest.raises(Malformed, match="wire-payload"):
-        net.stack.handle(b"w0", encode(messages.SOCKET, flow, 1), b"bytes", net.now)
+        net.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT), b"bytes", net.now)
 
 
 def test_a_worker_elsewhere_has_none_to_give():
     net = Net("socks5")
     _, flow = parked(net)
     with pytest.raises(Malformed, match="wire-turn"):
-        net.say(messages.SOCKET, flow, 1)
+        net.say(messages.SOCKET, flow, *ABOUT)
 
 
 def test_what_cannot_be_watched_is_no_socket(net):
@@ -204,7 +209,7 @@ def test_what_cannot_be_watched_is_no_socket(net):
     closed = sockets.socket()
     closed.close()
     with pytest.raises(Malformed, match="wire-socket"):
-        net.stack.handle(b"w0", encode(messages.SOCKET, flow, 1), closed, net.now)
+        net.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT), closed, net.now)
 
 
 # ---- up -------------------------------------------------------------------------------------
@@ -439,7 +444,7 @@ def tcp_pair(net: LocalNet, flow: int) -> sockets.socket:
     with sockets.create_server(("127.0.0.1", 0)) as listener:
         ours = sockets.create_connection(listener.getsockname())
         server, _ = listener.accept()
-    net.stack.handle(b"w0", encode(messages.SOCKET, flow, 5), ours, net.now)
+    net.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT), ours, net.now)
     net.turn()
     server.settimeout(10)
     return server
@@ -520,7 +525,7 @@ def test_an_end_waits_for_its_proof(tor):
     end.send(b"whole")
     end.close()
     tor.settle()
-    assert tor.told() == [(b"w0", "ENDED", flow, [12_345], None)]
+    assert tor.told() == [(b"w0", "ENDED", flow, [12_345, 7], None)]
     assert (bytes(socket.data), socket.fin) == (b"whole", False)
     tor.say(messages.ALIVE, flow)
     tor.settle()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real worker process between a test's ROUTER (the netstack's part) and control line.
+"""A real worker process between a test's lane or ROUTER (the netstack's part) and control line.
 
 With a lane the worker gives its flows' sockets away.  They are served here as in the netstack, by a
 `Streams`, and what that says of a flow is seen as if it were a message: so a test may be of both ways.
@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ from avne.ipc.pool import Pool
 from avne.ipc.streams import Stream, Streams
 from avne.limits import CREDIT_MAX
 from avne.spawn import child_environment, python, spawn
+from avne.upstream.patterns import Pattern
+from avne.upstream.router import table
 from avne.upstream.spec import UpstreamSpec
 
 TIMEOUT = 20.0
@@ -40,10 +43,10 @@ class Died(Exception):
 class Given:
     """A flow whose socket has come: the `Peer` of its stream."""
 
-    def __init__(self, rig: Rig, flow: int, opened: int) -> None:
+    def __init__(self, rig: Rig, flow: int, origin: tuple[int, int]) -> None:
         self._rig = rig
         self._flow = flow
-        self._opened = opened
+        self._origin = origin
         self.stream: Stream
 
     def _saw(self, *message: Any, payload: Payload | None = None) -> None:
@@ -56,7 +59,7 @@ class Given:
         self._saw(messages.CREDIT, count)
 
     def on_hangup(self, now: float) -> None:
-        self._rig.send(messages.ENDED, self._flow, self._opened)
+        self._rig.send(messages.ENDED, self._flow, *self._origin)
 
     def on_end(self, now: float) -> None:
         self._saw(messages.SHUT)
@@ -71,12 +74,14 @@ class Given:
 class Rig:
     """The messages of one flow can be waited for while those of others come."""
 
-    def __init__(self, directory: Path, spec: UpstreamSpec, greet: bool = True, lane: bool = False) -> None:
-        path = str(directory / "n")
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(path)
-        listener.listen(8)
-        self.router = Router(listener.detach(), f"ipc://{path}")
+    def __init__(
+        self,
+        directory: Path,
+        spec: UpstreamSpec,
+        greet: bool = True,
+        lane: bool = False,
+        rules: Sequence[tuple[Pattern, UpstreamSpec]] = (),
+    ) -> None:
         self.control, theirs = Control.pair()
         with open(directory / "worker.stderr", "wb") as errors:
             arguments = python("avne.upstream.worker", "3")
@@ -84,21 +89,30 @@ class Rig:
             self.pid = spawn(arguments, fds, child_environment(), session=True)
         theirs.close()
         self.status: int | None = None
+        self.rate = 0  # of the flow that was given last
         self._seen: list[tuple[list[Any], Payload | None]] = []
         self.logs: list[list[Any]] = []
-        config = {"endpoint": f"ipc://{path}", "identity": PEER.decode(), "upstream": spec.to_config()}
-        self.lane: Lane | None = None
+        router = table([(pattern, one, "test") for pattern, one in rules], spec)
+        about = {"upstream": spec.label(), "session": "abc123", "version": "1", "open": [], "log_names": True}
+        config: dict[str, Any] = {
+            "identity": PEER.decode(), "rules": router.to_config(), "about": about,
+            "resolver": ("192.0.2.53", 53),
+        }  # fmt: skip
+        self.line: Lane | Router
         self._epoll = select.epoll()
         self.given: dict[int, Given] = {}
         self._granted: dict[int, int] = {}
         self._streams = Streams(self._epoll, lambda *event: self.logs.append(list(event)), Pool())
         if lane:
             ours, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.lane = Lane(ours)
+            self.line = Lane(ours)
             with worker_end:
                 self.control.send("config", config, fds=(worker_end.fileno(),))
         else:
-            self.control.send("config", config)
+            listener = socket.create_server(("127.0.0.1", 0))
+            endpoint = "tcp://{}:{}".format(*listener.getsockname())
+            self.line = Router(listener.detach(), endpoint)
+            self.control.send("config", {**config, "endpoint": endpoint})
         if greet:
             self.hello = self.receive(messages.HELLO)[0]
             self.send(messages.READY, 0)
@@ -111,9 +125,7 @@ class Rig:
             os.kill(self.pid, signal.SIGKILL)
             self.wait()
         self.control.close()
-        self.router.close()
-        if self.lane:
-            self.lane.close()
+        self.line.close()
         for given in list(self.given.values()):
             self._streams.reset(given.stream)
         self._streams.take_turn()
@@ -129,11 +141,12 @@ class Rig:
             self._granted[flow] = fields[2]
         if flow in self.given and kind != messages.ENDED:
             self._tell(self.given[flow].stream, kind, *fields, payload=payload)
-        elif self.lane and messages.takes_lane(header):
-            self.lane.send(header)
-            self.lane.flush()
+        elif isinstance(self.line, Lane):
+            assert payload is None
+            self.line.send(header)
+            self.line.flush()
         else:
-            assert self.router.send(PEER, header, payload)
+            assert self.line.send(PEER, header, payload)
 
     def _tell(self, stream: Stream, kind: int, *fields: Any, payload: Payload | None) -> None:
         if kind == messages.DATA:
@@ -203,10 +216,8 @@ class Rig:
         assert left > 0, f"nothing came; seen: {self._seen}"
         if self._streams.poll_at() <= time.monotonic():
             left = 0.0
-        lanes = [self.lane] if self.lane else []
-        blocked = [lane for lane in lanes if lane.blocked]
-        sources = [self.router, self.control, self._epoll, *lanes]
-        ready, _, _ = select.select(sources, blocked, [], min(left, 1.0))
+        blocked = [self.line] if isinstance(self.line, Lane) and self.line.blocked else []
+        ready, _, _ = select.select([self.line, self.control, self._epoll], blocked, [], min(left, 1.0))
         for lane in blocked:
             lane.flush()
         if self.control in ready:
@@ -215,10 +226,11 @@ class Rig:
     def _receive(self) -> bool:
         """Take what there is; whether there was something."""
         before = len(self._seen)
-        if (received := self.router.receive()) is not None:
+        if isinstance(self.line, Lane):
+            for header, sock in self.line.receive() or []:
+                self._take(decode(header, Sender.WORKER), sock)
+        elif (received := self.line.receive()) is not None:
             self._seen.append((decode(received[1], Sender.WORKER), received[2]))
-        for header, sock in (self.lane.receive() or []) if self.lane else []:
-            self._take(decode(header, Sender.WORKER), sock)
         self._turn()
         return len(self._seen) > before
 
@@ -227,8 +239,9 @@ class Rig:
         kind, flow = message[0], message[1]
         if kind == messages.SOCKET:
             assert sock is not None
-            given = self.given[flow] = Given(self, flow, message[2])
-            can = Capability(self.hello[4])
+            given = self.given[flow] = Given(self, flow, (message[2], message[3]))
+            can = Capability(message[4])
+            self.rate = message[5]
             half_close, proof = Capability.HALF_CLOSE in can, Capability.PROOF in can
             self._streams.now = time.monotonic()
             given.stream = self._streams.adopt(flow, sock, given, self._granted[flow], half_close, proof)

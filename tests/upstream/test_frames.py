@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from avne.ipc import messages
-from avne.ipc.channel import Router
+from avne.ipc.channel import Dealer, Router
 from avne.ipc.messages import Code, Sender, decode
 from avne.ipc.pool import Pool
 from avne.ipc.relay import QUIET, RESET_GRACE
@@ -22,7 +22,7 @@ from avne.upstream.frames import Frames
 from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
 from avne.upstream.tor import Tor
-from avne.upstream.uplink import Uplink
+from avne.upstream.uplink import DealerUplink
 from tests.upstream.socks_server import SocksServer
 
 
@@ -35,18 +35,18 @@ class Bench:
         listener.listen()
         self.router = Router(listener.detach(), f"ipc://{directory}/n")
         self.epoll = select.epoll()
-        self.uplink = Uplink(f"ipc://{directory}/n", b"w", None, self.epoll)
+        self.uplink = DealerUplink(Dealer(f"ipc://{directory}/n", b"w"), self.epoll)
         self.logs: list[tuple[str, str, dict[str, Any]]] = []
         log = lambda *event: self.logs.append(event)  # noqa: E731
         self.streams = Streams(self.epoll, log, Pool())
-        self.frames = Frames(self.uplink, self.streams, self.epoll, upstream, log)
+        self.frames = Frames(self.uplink, self.streams, self.epoll, [upstream], log)
         self.servers: list[socket.socket] = []
 
     def close(self) -> None:
         for number in list(self.frames._flows):
             self.frames.handle([messages.RESET, number], None)
         self.streams.take_turn()
-        if lookout := self.frames._lookout:
+        for lookout in self.frames._lookouts:
             self.servers += [sock for sock in (lookout._spare, lookout._asked) if sock]
         self.router.close()
         self.uplink.close()
@@ -59,7 +59,7 @@ class Bench:
         ours, server = socket.socketpair()
         ours.setblocking(False)
         self.servers.append(server)
-        self.frames.adopt(number, ours, credit)
+        self.frames.adopt(number, ours, credit, 0)
         assert self.receive()[0] == messages.OPENED
         return server
 

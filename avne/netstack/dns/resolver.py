@@ -3,25 +3,14 @@
 
 Theory of operation
     A question is answered at once when it can be: names of special use, onion names, what the
-    cache knows.  Any other gets a plan, the ways to its answer in order of preference, and the
-    next way is tried when one fails:
+    cache knows.  Any other gets a plan, the ways to its answer in order of preference (plan.py), and the
+    next way is tried when one fails.  When every way has failed the answer is SERVFAIL; without a
+    configured resolver, NOTIMP to what only it could answer.
 
-    ========================  =====================  =========================================
-    question                  upstream is Tor        any other upstream
-    ========================  =====================  =========================================
-    A                         RESOLVE, ASK           ASK, MAP
-    AAAA                      ASK, RESOLVE           ASK, MAP
-    PTR of an address         RESOLVE, ASK           ASK
-    any other                 ASK                    ASK
-    ========================  =====================  =========================================
+    What was found passes untouched, or with mapped addresses instead of real ones (mapping.py).
 
-    RESOLVE is Tor's own: quick, of one address (an IPv4 one where there are both), and it does
-    not tell why it failed.  ASK is DNS over TCP to the configured resolver, through the upstream;
-    it tells NXDOMAIN, NODATA and SERVFAIL apart, and is first for a client that wants signatures
-    (DO).  MAP answers with an address that stands for the name, so that the connection is opened
-    by name; it follows ASK, so that a name that does not exist is NXDOMAIN all the same.  When
-    every way has failed the answer is SERVFAIL; without a configured resolver, NOTIMP to what
-    only it could answer.
+    Where the worker has rules about names (ROUTES), it is asked first (ROUTE), for a question of any type: a
+    name that goes to an upstream of its own is asked of nobody, and mapped; one that is blocked is NXDOMAIN.
 
     Equal questions share one plan however many clients ask.  A client that repeats a query (same
     ID) while it is under way gets one answer.
@@ -38,12 +27,13 @@ from avne.ipc.messages import Capability, Code, ResolveKind
 from avne.limits import DNS_MAX_PENDING, DNS_MAX_WAITING
 from avne.netstack.addresses import is_mapped
 from avne.netstack.dns import format as dns
-from avne.netstack.dns import message, response, special
+from avne.netstack.dns import mapping, message, plan, response, special
 from avne.netstack.dns.cache import Cache
 from avne.netstack.dns.commands import Answer, CloseStream, Command, Log, OpenStream, Resolve, SendStream
 from avne.netstack.dns.message import Query
 from avne.netstack.dns.names import Names
 from avne.netstack.dns.pipeline import PAUSE, Pipeline
+from avne.netstack.dns.plan import ASK, MAP, RESOLVE, ROUTE
 from avne.netstack.dns.response import Response
 
 __all__ = [
@@ -53,19 +43,15 @@ __all__ = [
 RESOLVE_TIMEOUT: Final = 15.0  # Tor may have to build a circuit first
 RESOLVE_TTL: Final = 60  # where RESOLVE tells none
 
-# The ways to an answer.
-RESOLVE: Final = 1
-ASK: Final = 2
-MAP: Final = 3
-
 _SERVFAIL: Final = Response(dns.SERVFAIL)
 
 
 class Config(NamedTuple):
-    """`resolver`: host and port of a DNS server; `mapped_ttl`: the longest TTL, in seconds, of an
-    answer with a mapped address."""
+    """`resolver`: host and port of a DNS server; `mode`: one of `plan.MODES`; `mapped_ttl`: the TTL, in
+    seconds, of a mapped address where there is no real one to go by."""
 
     resolver: tuple[str, int] | None = None
+    mode: str = plan.TRUTHFUL
     mapped_ttl: int = 300
 
 
@@ -78,13 +64,14 @@ class _Client(NamedTuple):
 class _Question:
     """What is being found out, and who waits for it."""
 
-    __slots__ = ("clients", "deadline", "plan", "query")
+    __slots__ = ("clients", "deadline", "plan", "query", "routing")
 
     def __init__(self, query: Query, plan: list[int]) -> None:
         self.query = query  # the first one that asked
         self.plan = plan  # ways that are left
         self.clients: dict[tuple[object, int], _Client] = {}  # by client and message ID
-        self.deadline = 0.0  # of RESOLVE
+        self.deadline = 0.0  # of RESOLVE or ROUTE
+        self.routing = False  # ROUTE is under way
 
 
 class Resolver:
@@ -93,7 +80,8 @@ class Resolver:
     def __init__(self, config: Config, token: Callable[[int], bytes]) -> None:
         self.commands: deque[Command] = deque()
         self.counters: Counter[str] = Counter()
-        self.names = Names(config.mapped_ttl)
+        self.names = Names()
+        self._mode = config.mode
         self._mapped_ttl = config.mapped_ttl
         self._cache = Cache()
         self._capabilities: Capability | None = None
@@ -149,6 +137,9 @@ class Resolver:
         question = self._resolving.pop(query_id, None)
         if question is None:  # too late
             return
+        if question.routing:
+            self._routed(question, code, now)
+            return
         query = question.query
         ttl = min(ttl or RESOLVE_TTL, response.MAX_TTL)
         try:
@@ -197,7 +188,10 @@ class Resolver:
                 break
             del self._resolving[query_id]
             self._count("dns-resolve-timeout")
-            self._advance(question, now)
+            if question.routing:
+                self._finish(question, _SERVFAIL, now)
+            else:
+                self._advance(question, now)
         if self._pipeline is not None:
             self._pipeline.handle_timer(now)
             self._take_results(now)
@@ -207,22 +201,28 @@ class Resolver:
         if query.error:
             self._count("dns-refused")
             return Response(query.error), 0
-        local = self._pointer_to_mapped(query) or special.answer(query.labels, query.qtype)
+        local = self._pointer_to_mapped(query) or self._special(query)
         if local is not None:
             self._count("dns-local" if query.labels[-1] == b"local" else "dns-special")
             return local, 0
         if self._capabilities is None:
             self._count("dns-no-worker")
             return _SERVFAIL, 0
-        if special.is_onion(query.labels):
+        if special.is_onion(query.labels) and not self._capabilities & Capability.ROUTES:
             # A subdomain may hold any octet, also one that no proxy request can carry.
             if self._capabilities & Capability.RESOLVE and query.host is not None:
-                return self._map(query, self._mapped_ttl, now), 0
+                return self._map(query, self._mapped_ttl, now) or _SERVFAIL, 0
             return Response(dns.NXDOMAIN), 0  # RFC 7686 §2: not for anybody but Tor
-        cached = self._cache.get(query.key, now)
+        cached = self._cache.get(query, now)
         if cached is not None:
             self._count("dns-cached")
         return cached
+
+    def _special(self, query: Query) -> Response | None:
+        """What a special use of the name says, unless a rule may lead to the system that knows it."""
+        if special.is_elsewhere(query.labels) and Capability.ROUTES in (self._capabilities or Capability(0)):
+            return None
+        return special.answer(query.labels, query.qtype)
 
     def _pointer_to_mapped(self, query: Query) -> Response | None:
         if query.qtype != dns.PTR:
@@ -232,43 +232,50 @@ class Resolver:
         return None if name is None else response.pointer(query.labels, dns.PTR, name, special.TTL)
 
     def _plan(self, query: Query) -> list[int]:
-        """The ways to the answer, best first; see above."""
-        tor = bool(self._capabilities and self._capabilities & Capability.RESOLVE)
-        if query.qtype == dns.PTR and special.reversed_address(query.labels) is not None:
-            plan = [RESOLVE, ASK] if tor else [ASK]
-        elif query.host is None or query.qtype not in (dns.A, dns.AAAA):
-            plan = [ASK]
-        elif tor:
-            plan = [RESOLVE, ASK] if query.qtype == dns.A else [ASK, RESOLVE]
-        else:
-            plan = [ASK, MAP]
-        if query.signed and plan == [RESOLVE, ASK]:
-            plan.reverse()
-        return plan if self._pipeline is not None else [way for way in plan if way != ASK]
+        """The ways to the answer, best first."""
+        capabilities = self._capabilities or Capability(0)
+        if special.is_elsewhere(query.labels):
+            return [ROUTE]
+        ways = plan.ways(self._mode, query, Capability.RESOLVE in capabilities)
+        if self._pipeline is None:
+            ways = [way for way in ways if way != ASK]
+        return [ROUTE, *ways] if Capability.ROUTES in capabilities else ways
 
     def _advance(self, question: _Question, now: float) -> None:
         """Try the next way that is open."""
         query, pipeline = question.query, self._pipeline
         while question.plan:
+            known = self._cache.get(
+                query, now
+            )  # another type's question has shown that there is no such name
+            if known is not None:
+                self._finish(question, known[0], now, known[1])
+                return
             way = question.plan.pop(0)
-            if way == RESOLVE:
+            if way in (RESOLVE, ROUTE):
+                question.routing = way == ROUTE
                 self._resolve(question, now)
                 return
             if way == MAP:
                 # Where only the resolver's absence kept us from the truth, not for long.
-                ttl = self._mapped_ttl if pipeline is None else min(self._mapped_ttl, int(PAUSE))
-                self._finish(question, self._map(query, ttl, now), now)
-                return
-            if pipeline is not None and pipeline.usable(now):
+                absent = pipeline is not None and not question.plan
+                ttl = min(self._mapped_ttl, int(PAUSE)) if absent else self._mapped_ttl
+                mapped = self._map(query, ttl, now, only=not question.plan)
+                if mapped is not None:
+                    self._finish(question, mapped, now)
+                    return
+            elif pipeline is not None and pipeline.usable(now):
                 self._count("dns-ask")
-                pipeline.ask(message.ask(query), query.question.lower(), query.key, now)
+                pipeline.ask(message.ask(query), dns.lower(query.question), query.key, now)
                 return
         self._finish(question, _SERVFAIL, now)
 
     def _resolve(self, question: _Question, now: float) -> None:
-        self._count("dns-resolve")
         query = question.query
-        if query.qtype == dns.PTR:
+        self._count("dns-route" if question.routing else "dns-resolve")
+        if question.routing:
+            kind, what = ResolveKind.ROUTE, special.subject(query.labels)
+        elif query.qtype == dns.PTR:
             kind, what = ResolveKind.NAME, special.reversed_text(query.labels)
         else:
             kind, what = ResolveKind.ADDRESS, query.host or ""
@@ -276,6 +283,24 @@ class Resolver:
         question.deadline = now + RESOLVE_TIMEOUT
         self._resolving[self._last_id] = question
         self.commands.append(Resolve(self._last_id, kind, what))
+
+    def _routed(self, question: _Question, code: int, now: float) -> None:
+        """What may be done about a name: anything but to go on is final."""
+        question.routing = False
+        query = question.query
+        if code == Code.SUCCEEDED and question.plan:
+            self._advance(question, now)
+            return
+        found = _SERVFAIL
+        if code == Code.SUCCEEDED:
+            found = Response(dns.NXDOMAIN if special.is_elsewhere(query.labels) else dns.NOTIMP)
+        elif code == Code.BLOCKED:
+            found = Response(dns.NXDOMAIN)
+        elif code == Code.BY_NAME:
+            found = Response(dns.NOERROR)
+            if query.host is not None and query.qtype in (dns.A, dns.AAAA):
+                found = self._map(query, self._mapped_ttl, now) or _SERVFAIL
+        self._finish(question, found, now)
 
     def _take_results(self, now: float) -> None:
         assert self._pipeline is not None
@@ -291,31 +316,43 @@ class Resolver:
                 self._settle(question, found, now)
 
     def _settle(self, question: _Question, found: Response, now: float) -> None:
-        """There is an answer: see whether the guest may have it as it is."""
-        if found.found and MAP in question.plan:
-            found = self._map(question.query, min(found.ttl, self._mapped_ttl), now)
-        elif any(is_mapped(address) for address in found.addresses):
+        """There is an answer: make it what the guest may have."""
+        if any(map(is_mapped, found.addresses)):
             # A foreign name must not lead to what one of our addresses stands for (rebinding).
             self._count("dns-rebinding")
             found = _SERVFAIL
+        elif plan.maps(self._mode, question.query):
+            try:
+                found = self._rewritten(question.query, found, now)
+            except Malformed as error:
+                self._count(f"malformed-{error.reason}")
+                found = _SERVFAIL
         self._finish(question, found, now)
 
-    def _map(self, query: Query, ttl: int, now: float) -> Response:
-        assert query.host is not None
-        pair = self.names.map(query.host, now)
-        if pair is None:
+    def _rewritten(self, query: Query, found: Response, now: float) -> Response:
+        """With mapped addresses, as many as are left."""
+        turned_away = self.names.turned_away
+        mapped = mapping.rewrite(self.names, query, found, now)
+        if self.names.turned_away != turned_away:
             self._count("dns-names-full")
-            return _SERVFAIL
-        self._count("dns-mapped")
-        return response.mapped(query.labels, query.qtype, pair[query.qtype == dns.AAAA], ttl)
+        if mapped is not found:
+            self._count("dns-mapped")
+        return mapped
 
-    def _finish(self, question: _Question, found: Response, now: float) -> None:
-        """Answer everybody who waits."""
+    def _map(self, query: Query, ttl: int, now: float, only: bool = True) -> Response | None:
+        """The mapped address, unasked; `only`: there is no other way to one."""
+        mapped = mapping.alone(self.names, query, ttl, now, only)
+        self._count("dns-names-full" if mapped is None else "dns-mapped")
+        return mapped
+
+    def _finish(self, question: _Question, found: Response, now: float, age: int = 0) -> None:
+        """Answer everybody who waits; `age`: how long we have known it, in seconds."""
         del self._questions[question.query.key]
         self._waiting -= len(question.clients)
-        self._cache.put(question.query.key, found, now)
+        if not age:
+            self._cache.put(question.query, found, now)
         for client in question.clients.values():
-            self._answer(client, found)
+            self._answer(client, found, age)
 
     def _answer(self, client: _Client, found: Response, age: int = 0) -> None:
         self._count(f"dns-rcode-{found.rcode}")
