@@ -197,6 +197,9 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from avne.cli.early import Early
+
+    early = Early()
     from avne.cli.openings import Options
     from avne.cli.run import More, run
 
@@ -210,7 +213,8 @@ def _run(options: argparse.Namespace) -> int:
         tuple(options.share), options.private_home, options.profile, options.gui, options.strict,
         tuple(options.env), tuple(options.setenv),
     )  # fmt: skip
-    return run(program, flags, More(options.quiet, openings, options.capture, options.name, options.receipt))
+    more = More(options.quiet, openings, options.capture, options.name, options.receipt)
+    return run(program, flags, more, early)
 
 
 def _prepare_attach(parser: argparse.ArgumentParser) -> None:

@@ -15,13 +15,14 @@ Whatever happens, also an exception of ours, `run` leaves no process behind.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
 from typing import Any
 
 from avne import __version__
-from avne.cli.children import Part, Parts, died_early
+from avne.cli.children import NETSTACK, WORKER, Part, Parts, died_early
 from avne.cli.console import Console
 from avne.cli.doors import Doors
 from avne.cli.job import Job
@@ -34,7 +35,6 @@ from avne.errors import EXIT_AVNE, AvneError
 from avne.log import Log
 from avne.privileged import launch
 
-NETSTACK = "avne.netstack.process"
 START_BOUND = 60.0  # until everything is ready: a worker's proxy may take a while to answer
 TERM_BOUND = 5.0  # between TERM and KILL of a program that has lost its network
 DRAIN_NOTICE = 2.0
@@ -70,7 +70,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Raises `AvneError`, and `Interrupted` while the program has not been started."""
-        signals = Signals(self._job.inherited)
+        signals = Signals(self._job.early.inherited)
         try:
             self._loop.watch(signals.fileno(), lambda: self._on_signals(signals.read()))
             self._doors = Doors(self._job.session, self._loop, self._attach, self._stop_program)
@@ -91,7 +91,7 @@ class Supervisor:
         job = self._job
         self._note("start", avne=__version__, upstream=job.upstream.redacted(), workers=job.workers)
         self._loop.after(START_BOUND, "start", self._start_too_slow)
-        self._netstack = Part("the network process", "net", NETSTACK)  # first: it takes longest
+        self._netstack = Part("the network process", "net", job.early.take(NETSTACK))
         fds = (job.capture,) if job.capture >= 0 else ()
         self._netstack.control.send("config", job.netstack, fds=fds)
         self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
@@ -106,7 +106,8 @@ class Supervisor:
 
     def _start_worker(self, slot: int, generation: int) -> None:
         assert self._netstack
-        worker = Worker(slot, generation, self._job.upstream, self._netstack.control)
+        started = self._job.early.take(WORKER)
+        worker = Worker(started, slot, generation, self._job.upstream, self._netstack.control)
         self._workers[slot] = worker
         self._parts.watch(worker, self._on_worker, self._worker_died)
 
@@ -116,11 +117,12 @@ class Supervisor:
             return
         if all(worker.ready for worker in self._workers.values()):
             self._loop.cancel("start")
+            gc.enable()
             self._phase = RUNNING
             self._parts.names_possible = True
             self._console.phase("everything is ready")
             assert self._environment
-            self._environment.go(self._job.argv, self._job.environ, *self._job.inherited)
+            self._environment.go(self._job.argv, self._job.environ, *self._job.early.inherited)
 
     def _start_too_slow(self) -> None:
         late = [part.name for part in self._parts.running if not part.ready]

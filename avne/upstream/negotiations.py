@@ -111,16 +111,23 @@ class Negotiations:
         self._due = min((one.deadline for one in self._by_fd.values()), default=float("inf"))
 
     def _proceed(self, opening: Opening) -> None:
-        """As far as it goes without waiting."""
+        """As far as it goes without waiting.
+
+        When all that has come is read there is no need to ask for more: that makes another event.
+        """
         dialogue, sock = opening.dialogue, opening.sock
         try:
+            while opening.unsent:
+                opening.speak()
             while not dialogue.done:
-                if opening.unsent:
-                    opening.speak()
-                    continue
-                taken = dialogue.receive(sock.recv(LARGEST_REPLY, socket.MSG_PEEK))
+                came = sock.recv(LARGEST_REPLY, socket.MSG_PEEK)
+                taken = dialogue.receive(came)
                 sock.recv(taken)
                 opening.unsent = dialogue.output
+                while opening.unsent:
+                    opening.speak()
+                if taken == len(came) and not dialogue.done:
+                    return
         except BlockingIOError:
             return
         except OpenError as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An upstream worker: carries the netstack's flows over an upstream, in a process of its own.
 
-``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {identity, upstream}`` on the control line,
+Started (spawn.python) with its descriptor of the control line, where ``config {identity, upstream}`` comes,
 with its end of the lane where the netstack is on this machine, else with the ``endpoint``.  A flow's
 negotiation ends with its socket given to that netstack; where there is no lane, its bytes go by frames.py.
 The loop's thread does everything but what blocks, which happens on the pool's threads.  HELLO and READY
@@ -29,7 +29,6 @@ from avne.ipc.control import Control
 from avne.ipc.messages import Code, ResolveKind, Sender, encode
 from avne.ipc.pool import Pool as Memory
 from avne.ipc.streams import Streams
-from avne.upstream import failure
 from avne.upstream.base import Attempt, OpenError, Resolved
 from avne.upstream.frames import Frames
 from avne.upstream.negotiations import Negotiations, Opening
@@ -40,6 +39,7 @@ from avne.upstream.tor import Tor
 from avne.upstream.uplink import Payload, connect
 
 STATS_INTERVAL: Final = 1.0
+SETTLE: Final = 0.05  # seconds without anything to do after which the start is over
 DRAIN_BOUND: Final = 30.0  # for all flows together
 
 _UPSTREAMS: Final = {"socks5": Socks5, "tor": Tor}
@@ -62,7 +62,7 @@ class Worker:
         self._opening: dict[int, Attempt | Opening] = {}
         self._last_stats = (0, 0, 0)
         self._stats_at = 0.0
-        self._welcome = self._checked = False
+        self._welcome = self._checked = self._settled = False
         self._drain_until: float | None = None
 
     def run(self) -> NoReturn:
@@ -77,7 +77,7 @@ class Worker:
             events = self._epoll.poll(timeout)
             self._streams.now = time.monotonic()
             if timeout and not events:
-                gc.collect(0)  # idle: flows have no cycles, but exceptions may leave some
+                self._rest()
             for fd, mask in events:
                 self._on_event(fd, mask)
             self._receive(self._uplink.receive())
@@ -89,6 +89,13 @@ class Worker:
             self._report_stats()
             self._uplink.flush()
         os._exit(0)
+
+    def _rest(self) -> None:
+        """Nothing is to do: what can wait for that."""
+        if not self._settled:
+            self._settled = True
+            import socks  # noqa: F401 (see late.py)
+        gc.collect(0)  # flows have no cycles, but exceptions may leave some
 
     def _on_event(self, fd: int, mask: int) -> None:
         if fd == self._control.fileno():
@@ -110,7 +117,8 @@ class Worker:
     def _timeout(self) -> float:
         if not self._uplink.idle():
             return 0.0
-        due = min(self._streams.now + 60.0, self._negotiations.poll_at(), self._streams.poll_at())
+        longest = 60.0 if self._settled else SETTLE
+        due = min(self._streams.now + longest, self._negotiations.poll_at(), self._streams.poll_at())
         if self._checked:
             due = min(due, self._frames.poll_at())
         if self._stats() != self._last_stats:
@@ -232,6 +240,8 @@ class Worker:
 
     def _on_checked(self, result: OpenError | None) -> None:
         if result is not None:
+            from avne.upstream import failure
+
             self._control.send("failed", *failure.explain(self._upstream.spec, result))
             os._exit(1)
         self._checked = True
@@ -277,11 +287,6 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     lane = socket.socket(fileno=received[1][0]) if received[1] else None
     worker = Worker(control, config, lane)
-    gc.collect()
     gc.freeze()
     gc.disable()
     worker.run()
-
-
-if __name__ == "__main__":
-    main()

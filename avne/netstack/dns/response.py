@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
-
-import dnslib
-from dnslib.label import DNSLabel
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from avne.errors import Malformed
+from avne.late import Late
 from avne.netstack.dns import format as dns
+
+if TYPE_CHECKING:
+    import dnslib
+else:
+    dnslib = Late("dnslib")
 
 MAX_TTL: Final = 86400
 MAX_NEGATIVE_TTL: Final = 3 * 3600  # RFC 2308 §5
@@ -118,7 +121,7 @@ def _lifetime(
 
 def local(labels: Labels, qtype: int, data: Sequence[Any], ttl: int) -> Response:
     """NOERROR with one record for each of dnslib's `data`; none: the name has no such type."""
-    name = DNSLabel(labels)
+    name = dnslib.DNSLabel(labels)
     message = dnslib.DNSRecord(
         dnslib.DNSHeader(id=0, bitmap=dns.QR), q=dnslib.DNSQuestion(name, qtype, dns.IN)
     )
@@ -154,4 +157,4 @@ def pointer(labels: Labels, qtype: int, host: str, ttl: int) -> Response:
     target = host.encode("ascii", "replace").split(b".")
     if not host.isascii() or len(host) > 253 or not all(0 < len(label) < 64 for label in target):
         raise Malformed("resolved-name")
-    return local(labels, qtype, [dnslib.PTR(DNSLabel(target))], ttl)
+    return local(labels, qtype, [dnslib.PTR(dnslib.DNSLabel(target))], ttl)

@@ -9,12 +9,16 @@ for them as they are (tor(1), ServerDNSSearchDomains).
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import dnslib
-
+from avne.late import Late
 from avne.netstack.dns import format as dns
 from avne.netstack.dns.response import Labels, Response, local
+
+if TYPE_CHECKING:
+    import dnslib
+else:
+    dnslib = Late("dnslib")
 
 TTL: Final = 60
 

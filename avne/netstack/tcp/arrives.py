@@ -175,6 +175,8 @@ def _trim(c: Connection, seg: Segment) -> Segment:
         payload = payload[old:]
         start = c.rcv_nxt
     room = (c.rcv_adv - start) & MASK
+    if old <= 0 and len(payload) <= room:
+        return seg
     if len(payload) > room:
         payload = payload[:room]
         flags &= ~FIN
