@@ -17,6 +17,11 @@ MAX_HALF_OPEN = 4096  # SYNs that wait for their upstream; further SYNs are drop
 # oldest ends.  A client that closes each connection first would else hold 30 s of them.
 HALF_CLOSED_MAX = 512
 
+# Connections to the proxy that are greeted before they are asked for, while connects follow each other.
+SPARES = 1  # of a worker: it saves the next connect the proxy's first answers
+SPARE_AFTER = 1.0  # a connect that comes so soon after another makes one
+SPARE_TIME = 5.0  # that one is kept
+
 # Credit: the bytes that one side of the wire may send and the other must be able to hold.
 # The receive window a guest sees is the credit its flow has left.
 CREDIT_MIN = 16 << 10  # per flow and direction, at first and however many are open

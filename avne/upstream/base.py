@@ -76,6 +76,11 @@ class Negotiation:
     output: bytes
     done: bool
 
+    @property
+    def asked(self) -> bool:
+        """Whether `output` names the destination: what was said before is the same for every other."""
+        return False
+
     def receive(self, data: bytes) -> int:
         """The next bytes; none at the end of file.  Gives how many are done with.  Raises `OpenError`."""
         raise NotImplementedError

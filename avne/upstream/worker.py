@@ -186,8 +186,7 @@ class Worker:
 
         attempt = self._opening[number] = Attempt()
         try:
-            dialogue = self._upstream.dialogue(host, port)
-            opening = self._negotiations.start(dialogue, done) if dialogue else None
+            opening = self._negotiations.start(host, port, done)
         except OpenError as error:
             done(error)
             return

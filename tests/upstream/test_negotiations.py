@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from avne.ipc.messages import Code
+from avne.limits import SPARE_AFTER, SPARE_TIME, SPARES
 from avne.upstream.base import OpenError
 from avne.upstream.negotiations import Negotiations
 from avne.upstream.socks5 import CONNECT_TIMEOUT, REPLY_TIMEOUT, Socks5
@@ -33,9 +34,7 @@ class Loop:
         self.results: list[Result] = []
 
     def start(self, host: str = "host.test"):
-        dialogue = self.upstream.dialogue(host, 80)
-        assert dialogue is not None
-        return self.negotiations.start(dialogue, self.results.append)
+        return self.negotiations.start(host, 80, self.results.append)
 
     def result(self) -> Result:
         until = time.monotonic() + 10
@@ -172,3 +171,109 @@ def test_the_name_of_a_proxy_is_for_a_thread() -> None:
     assert Socks5(UpstreamSpec("socks5", ("localhost", 1))).dialogue("host.test", 80) is None
     assert Socks5(UpstreamSpec("socks5", ("127.0.0.1", 1))).dialogue("host.test", 80) is not None
     assert Socks5(UpstreamSpec("socks5", ("::1", 1))).dialogue("host.test", 80) is not None
+
+
+# Spares.
+
+
+def spare_of(loop: Loop):
+    """Start connections until one is made beforehand and greeted; gives it."""
+    for _ in range(2):
+        loop.start()
+    for _ in range(2):
+        assert echoes(loop.result())
+    until = time.monotonic() + 10
+    while not (spares := loop.negotiations._spares) or not spares[0].dialogue.asked:
+        assert time.monotonic() < until, "no spare"
+        for fd, _ in loop.epoll.poll(1):
+            assert loop.negotiations.on_event(fd)
+    return spares[0]
+
+
+def test_a_connect_alone_makes_no_spare(server: SocksServer, loop: Loop) -> None:
+    loop.start()
+    assert echoes(loop.result())
+    loop.negotiations._started_at -= SPARE_AFTER
+    loop.start()
+    assert echoes(loop.result())
+    assert server.greetings == 2
+    assert loop.negotiations.poll_at() == float("inf")
+
+
+@pytest.mark.parametrize("credentials", [{}, {"username": "u", "password": "p"}])
+def test_a_spare_has_said_everything_but_the_request(
+    server: SocksServer, credentials: dict[str, str]
+) -> None:
+    server.credentials = (b"u", b"p") if credentials else None
+    with contextlib.closing(Loop(server.address, **credentials)) as loop:
+        spare = spare_of(loop)
+        assert (server.greetings, len(server.requests)) == (3, 2)
+        opening = loop.start("third.test")
+        assert opening is not None
+        assert opening.sock is spare.sock
+        assert echoes(loop.result())
+        assert server.requests[2].address == b"third.test"
+        assert len(loop.negotiations._spares) == SPARES, "and the next one is made"
+
+
+def test_a_spare_is_kept_for_some_seconds(loop: Loop) -> None:
+    spare = spare_of(loop)
+    assert loop.negotiations.poll_at() <= time.monotonic() + SPARE_TIME
+    loop.negotiations.handle_timer(time.monotonic() + SPARE_TIME - 1)
+    assert loop.negotiations._spares
+    loop.negotiations.handle_timer(time.monotonic() + SPARE_TIME + 1)
+    assert not loop.negotiations._spares
+    assert loop.closing == [spare.sock]
+    assert loop.negotiations.poll_at() == float("inf")
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_a_spare_that_the_proxy_has_closed_harms_nothing(
+    server: SocksServer, loop: Loop, noticed: bool
+) -> None:
+    spare = spare_of(loop)
+    server.hang_up()
+    assert select.select([spare.sock], [], [], 10)[0]
+    if noticed:
+        for fd, _ in loop.epoll.poll(10):
+            assert loop.negotiations.on_event(fd)
+        assert not loop.negotiations._spares
+    loop.start("anew.test")
+    assert echoes(loop.result())
+    assert server.requests[-1].address == b"anew.test"
+    assert spare.sock in loop.closing
+
+
+def test_a_proxy_that_dies_with_its_spare_is_told(server: SocksServer, loop: Loop) -> None:
+    spare = spare_of(loop)
+    server.close()
+    assert select.select([spare.sock], [], [], 10)[0]
+    loop.start()
+    assert loop.error().code == Code.UPSTREAM_DOWN
+
+
+def test_a_spare_that_speaks_is_none() -> None:
+    with silent() as listener, contextlib.closing(Loop(listener.getsockname())) as loop:
+        for _ in range(2):
+            loop.start()
+        proxies = [listener.accept()[0] for _ in range(3)]
+        for proxy in proxies:
+            proxy.sendall(b"\5\0")
+        while not loop.negotiations._spares[0].dialogue.asked:
+            for fd, _ in loop.epoll.poll(10):
+                assert loop.negotiations.on_event(fd)
+        for proxy in proxies:
+            proxy.sendall(reply_bytes(0))
+        while loop.negotiations._spares:
+            for fd, _ in loop.epoll.poll(10):
+                assert loop.negotiations.on_event(fd)
+        for proxy in proxies:
+            proxy.close()
+
+
+def test_a_refusal_on_a_spare_is_one(server: SocksServer, loop: Loop) -> None:
+    spare_of(loop)
+    server.reply = reply_bytes(5)
+    loop.start()
+    assert loop.error().code == Code.CONNECTION_REFUSED
+    assert len(server.requests) == 3

@@ -8,7 +8,7 @@ SYN for no connection becomes one there (§3.10.7.2, LISTEN).
 from __future__ import annotations
 
 from avne.netstack.tcp import output, seq, state
-from avne.netstack.tcp.connection import Connection, Timer
+from avne.netstack.tcp.connection import NOTHING, Connection, Timer
 from avne.netstack.tcp.reassembly import Reassembly
 from avne.netstack.wire import tcp as wire
 from avne.netstack.wire.tcp import ACK, FIN, RST, SYN, Segment
@@ -267,8 +267,10 @@ def _acknowledge(c: Connection, ack: int, now: float) -> None:
     # RFC 6298 §5.2, §5.3
     if inflight:
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
-    elif c.timer == Timer.RETRANSMIT:
-        c.stop_timer()
+    else:
+        c.inflight = NOTHING
+        if c.timer == Timer.RETRANSMIT:
+            c.stop_timer()
     if freed:
         c.app.acked(freed, now)
 
