@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import site
 import sys
 
 # Buffers of 256 KiB come and go by the thousand per second: keep malloc from asking the
@@ -15,6 +16,19 @@ _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
+
+
+# ARGV: the directories of packages, the module, its arguments.
+_BOOT = """\
+import gc, os, sys
+gc.disable()
+sys.path += sys.argv[1].split(os.pathsep)
+name = sys.argv[2]
+del sys.argv[1:3]
+__import__(name)
+gc.enable()
+sys.modules[name].main()
+"""
 
 
 def spawn(argv: list[str], fds: dict[int, int], env: dict[str, str], session: bool) -> int:
@@ -44,8 +58,17 @@ def spawn(argv: list[str], fds: dict[int, int], env: dict[str, str], session: bo
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """The argument vector of one of our modules, cut off from the user's Python settings."""
-    return [sys.executable, "-I", "-m", module, *arguments]
+    """The argument vector that runs the `main` of one of our modules, without the user's Python settings.
+
+    As ``-I -m`` would, in 15 ms less: site, runpy and the collector do nothing that our modules need.
+    """
+    return [sys.executable, "-I", "-S", "-c", _BOOT, os.pathsep.join(_packages()), module, *arguments]
+
+
+def _packages() -> list[str]:
+    """Where the modules of others are, and ours behind them: nothing of $PYTHONPATH or of the directory."""
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return [*dict.fromkeys((*site.getsitepackages(), ours))]
 
 
 def child_environment() -> dict[str, str]:

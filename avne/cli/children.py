@@ -14,7 +14,7 @@ import os
 import select
 import signal
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from avne.cli.loop import Loop
 from avne.errors import AvneError
@@ -24,9 +24,42 @@ from avne.spawn import child_environment, python, spawn
 
 P = TypeVar("P", bound="Part")
 
+NETSTACK = "avne.netstack.process"
+WORKER = "avne.upstream.worker"
+
 _CONTROL_FD = 3
 _LINE = 1000  # bytes of a line without an end that are waited for
 LINGER = 1.0  # seconds a part may take to end after its line was closed
+
+
+class Started(NamedTuple):
+    """A process of ours that knows nothing yet: it waits for its configuration."""
+
+    control: Control
+    pid: int
+    output: int  # the pipe of what it writes
+
+
+def start(module: str) -> Started:
+    """Raises `AvneError`."""
+    control, theirs = Control.pair()
+    output, write_end = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(output, False)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fds = {0: null, 1: write_end, 2: write_end, _CONTROL_FD: theirs.fileno()}
+        pid = spawn(python(module, str(_CONTROL_FD)), fds, child_environment(), session=True)
+    except OSError as error:
+        control.close()
+        os.close(output)
+        raise AvneError(
+            f"cannot start {module}: {os.strerror(error.errno or 0)}", "Look at the limits: ulimit -a"
+        ) from error
+    finally:
+        theirs.close()
+        os.close(write_end)
+        os.close(null)
+    return Started(control, pid, output)
 
 
 class Part:
@@ -38,30 +71,14 @@ class Part:
 
     __slots__ = ("_partial", "control", "failed", "last_words", "name", "output", "pid", "ready", "short")
 
-    def __init__(self, name: str, short: str, module: str) -> None:
+    def __init__(self, name: str, short: str, started: Started) -> None:
         self.name = name  # in a sentence
         self.short = short  # in the log
         self.ready = False
         self.failed: AvneError | None = None
         self.last_words = ""
         self._partial = b""
-        self.control, theirs = Control.pair()
-        self.output, write_end = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self.output, False)
-        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fds = {0: null, 1: write_end, 2: write_end, _CONTROL_FD: theirs.fileno()}
-            self.pid = spawn(python(module, str(_CONTROL_FD)), fds, child_environment(), session=True)
-        except OSError as error:
-            self.control.close()
-            os.close(self.output)
-            raise AvneError(
-                f"cannot start {name}: {os.strerror(error.errno or 0)}", "Look at the limits: ulimit -a"
-            ) from error
-        finally:
-            theirs.close()
-            os.close(write_end)
-            os.close(null)
+        self.control, self.pid, self.output = started
 
     def lines(self) -> list[str]:
         """The complete lines that it has written since the last call."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from avne.cli.early import Early
 from avne.cli.receipt import Receipt
-from avne.cli.signals import Inherited
 from avne.paths import Session
 from avne.privileged.launch import Request
 from avne.upstream.spec import UpstreamSpec
@@ -19,7 +19,6 @@ class Job(NamedTuple):
     name: str  # of the session, "" for none
     argv: list[str]
     environ: dict[str, str]
-    inherited: Inherited
     helpers: list[str]  # paths, in the order to try
     netstack: dict[str, Any]  # the `config` of the netstack
     on_failure: str  # restart or kill
@@ -27,5 +26,6 @@ class Job(NamedTuple):
     upstream: UpstreamSpec  # of what no rule is about
     routing: dict[str, Any]  # of a worker's `config`: rules, resolver, about
     workers: int
+    early: Early  # what has been started already
     request: Request  # what the environment is to be
     receipt: Receipt | None = None

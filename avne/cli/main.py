@@ -213,6 +213,9 @@ def _rule_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from avne.cli.early import Early
+
+    early = Early()
     from avne.cli.openings import Options
     from avne.cli.run import More, run
 
@@ -230,7 +233,7 @@ def _run(options: argparse.Namespace) -> int:
         options.quiet, openings, options.capture, options.name, options.receipt, options.proxy_env,
         options.allow_direct,
     )  # fmt: skip
-    return run(program, flags, more)
+    return run(program, flags, more, early)
 
 
 def _prepare_attach(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import signal
 import time
 from typing import Any, Protocol
 
-from avne.cli.children import Part, Parts, died_early
+from avne.cli.children import NETSTACK, WORKER, Part, Parts, died_early
 from avne.cli.job import Job
 from avne.cli.loop import Loop
 from avne.cli.workers import MAX_CRASHES, Restarts, Worker, hopeless
@@ -22,7 +22,6 @@ from avne.errors import AvneError
 from avne.log import Log
 from avne.privileged import launch
 
-NETSTACK = "avne.netstack.process"
 STARTING, LASTING, ENDING = range(3)
 
 
@@ -62,7 +61,7 @@ class Network:
     def begin(self) -> None:
         """Start the netstack and the workers.  Raises `AvneError`."""
         self._generation += 1
-        self._netstack = Part("the network process", "net", NETSTACK)  # first: it takes longest
+        self._netstack = Part("the network process", "net", self._job.early.take(NETSTACK))
         config = {**self._job.netstack, "generation": self._generation}
         capture = self._job.capture
         self._netstack.control.send("config", config, fds=(capture,) if capture >= 0 else ())
@@ -147,7 +146,8 @@ class Network:
     def _start_worker(self, slot: int) -> None:
         assert self._netstack
         self._generations[slot] += 1
-        worker = Worker(slot, self._generations[slot], self._job.routing, self._netstack.control)
+        started = self._job.early.take(WORKER)
+        worker = Worker(started, slot, self._generations[slot], self._job.routing, self._netstack.control)
         self._workers[slot] = worker
         self._parts.watch(worker, self._on_worker, self._worker_died)
 

@@ -15,6 +15,7 @@ Whatever happens, also an exception of ours, `run` leaves no process behind.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -67,7 +68,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Raises `AvneError`, and `Interrupted` while the program has not been started."""
-        signals = Signals(self._job.inherited)
+        signals = Signals(self._job.early.inherited)
         try:
             self._loop.watch(signals.fileno(), lambda: self._on_signals(signals.read()))
             self._doors = Doors(self._job.session, self._loop, self._attach, self._stop_program, self._reload)
@@ -101,12 +102,13 @@ class Supervisor:
         if self._phase != STARTING or not self._network.ready:
             return
         self._loop.cancel("start")
+        gc.enable()
         self._phase = RUNNING
         self._network.phase = LASTING
         self._parts.names_possible = True
         self._console.phase("everything is ready")
         assert self._environment
-        self._environment.go(self._job.argv, self._job.environ, *self._job.inherited)
+        self._environment.go(self._job.argv, self._job.environ, *self._job.early.inherited)
 
     def _start_too_slow(self) -> None:
         late = [part.name for part in self._parts.running if not part.ready]

@@ -12,11 +12,10 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from avne.cli.children import Part
+from avne.cli.children import Part, Started
 from avne.errors import AvneError
 from avne.ipc.control import Control
 
-MODULE = "avne.upstream.worker"
 MAX_CRASHES = 5
 WINDOW = 60.0
 MAX_DELAY = 8.0
@@ -53,8 +52,10 @@ class Worker(Part):
 
     __slots__ = ("generation", "identity", "slot")
 
-    def __init__(self, slot: int, generation: int, routing: dict[str, Any], netstack: Control) -> None:
-        super().__init__(f"upstream worker {slot}", f"w{slot}.{generation}", MODULE)
+    def __init__(
+        self, started: Started, slot: int, generation: int, routing: dict[str, Any], netstack: Control
+    ) -> None:
+        super().__init__(f"upstream worker {slot}", f"w{slot}.{generation}", started)
         self.slot = slot
         self.generation = generation
         self.identity = f"w{slot}.{generation}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The lane: messages and descriptors between the netstack and a worker on the same machine.
 
-It is a pair of sockets (SOCK_SEQPACKET), which the supervisor makes for the two before it starts the worker.
+It is a pair of sockets (SOCK_SEQPACKET), which the supervisor makes and announces to the netstack first.
 A worker elsewhere has the ZeroMQ line (channel.py) instead: there a message wakes two more threads before
 it is there, and no descriptor can go that way.
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from avne.errors import Malformed
 from avne.ipc.credit import Account, Budget
@@ -34,6 +34,7 @@ RESET_GRACE: Final = 1.0  # seconds for a program to read what came before a res
 QUIET: Final = 30.0  # seconds without a byte until a flow whose program has ended its side is given up
 
 # Smaller payloads are gathered: a byte each would cost a hundred times its size to hold.
+_NOTHING: Final[deque[Any]] = deque()  # every empty queue: one of its own takes 760 bytes
 _GATHER_BELOW: Final = COPY_BELOW
 _GATHER_UP_TO: Final = 64 << 10
 _WRITE_PIECES: Final = 16  # of one write: 1 MiB, where they are the text of large segments
@@ -64,7 +65,7 @@ class Relay:
         self._account = Account(budget, budget.first())
         self.half_close = half_close
         self.down_credit = down_credit  # bytes that may be read from the socket and sent down
-        self._queue: deque[Payload] = deque()
+        self._queue: deque[Payload] = _NOTHING
         self._head_offset = 0  # of the first of the queue, already written
         self._gathered: bytearray | None = None  # the last of the queue, if it may grow
         self._last_byte = 0.0
@@ -99,13 +100,18 @@ class Relay:
         if self.write_failed:
             self._account.drop(size)
         elif size >= _GATHER_BELOW:
-            self._queue.append(payload)
+            self._append(payload)
             self._gathered = None
         elif self._gathered is not None and len(self._gathered) + size <= _GATHER_UP_TO:
             self._gathered += payload
         else:
             self._gathered = bytearray(payload)
-            self._queue.append(self._gathered)
+            self._append(self._gathered)
+
+    def _append(self, payload: Payload) -> None:
+        if self._queue is _NOTHING:
+            self._queue = deque()
+        self._queue.append(payload)
 
     def receive_shut(self, now: float) -> None:
         if self.shut_received:
@@ -131,6 +137,8 @@ class Relay:
             offset -= len(head)
             if head is self._gathered:
                 self._gathered = None
+        if not queue:
+            self._queue = _NOTHING
         self._head_offset = offset
         return self._account.done(size, now)
 
@@ -138,7 +146,7 @@ class Relay:
         """The socket takes nothing more: what waits is lost."""
         self.write_failed = True
         self._account.drop(self._account.waiting)
-        self._queue.clear()
+        self._queue = _NOTHING
         self._head_offset = 0
         self._gathered = None
 
@@ -219,4 +227,4 @@ class Relay:
     def release(self) -> None:
         """The flow is over: give back what it holds of the budget."""
         self._account.close()
-        self._queue.clear()
+        self._queue = _NOTHING

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The netstack's ends of its lines to the workers: a lane for each of this machine, a router for the others.
 
-The supervisor announces a lane before its worker is started, so what comes from it comes by that.  Nobody
+The supervisor announces a lane before its worker gets the other end: so what it says comes by that.  Nobody
 else is heard under the identity of a worker with a lane.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The netstack's process and its loop: tun ⇄ Stack ⇄ sockets and workers.
 
-Started by the supervisor as ``python -I -m avne.netstack.process CONTROL_FD``.  The first control
+Started by the supervisor (spawn.python) with its descriptor of the control line.  The first control
 message brings the configuration and perhaps a capture's file, the second the tun.  Where workers
 elsewhere may join there is an ``endpoint``, with its listening socket, and ZeroMQ is loaded for them.
 
@@ -30,7 +30,6 @@ from avne.errors import Malformed
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import LEAST_READ, TUN_MTU
-from avne.netstack.capture import Capture
 from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.link import GONE, Packets, Tun
@@ -39,11 +38,13 @@ from avne.netstack.wire import split, vnet
 
 if TYPE_CHECKING:
     from avne.ipc.channel import Router
+    from avne.netstack.capture import Capture
 
 _READ = vnet.SIZE + TUN_MTU + 16
 _READS_PER_TURN = 128
 _READS_PER_WRITE = 16  # about what the cache holds, and one write takes
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_DUMPABLE = 1, 15, 4
+_SETTLE = 0.05  # seconds without anything to do after which the start is over
 _DRAIN_REPORT = 0.5  # seconds between two counts of what is still owed
 
 
@@ -75,7 +76,7 @@ class Process:
         self._epoll.register(control.fileno(), select.EPOLLIN)
         self._reads_tun = False  # not before a worker has joined: packets wait in the device
         self._ended = False
-        self._draining = False
+        self._draining = self._settled = False
         self._owing = -1
         self._tun_more = False
         control.send("ready")
@@ -103,6 +104,8 @@ class Process:
     def _begin_capture(self, session: str, generation: int, fd: int = -1) -> Capture | None:
         if fd < 0:
             return None
+        from avne.netstack.capture import Capture
+
         file = io.FileIO(fd, "w")
         if generation == 1:
             file.truncate(0)
@@ -134,7 +137,7 @@ class Process:
             ready = poll(timeout)
             now = streams.now = monotonic()
             if timeout and not ready:
-                gc.collect(0)  # idle: the graph has no cycles, but exceptions may leave some
+                self._rest()
             for fd, mask in ready:
                 if fd == self._tun:
                     self._tun_more = True
@@ -168,8 +171,15 @@ class Process:
         due = self._streams.poll_at()
         if (stack := self._stack.poll_at()) is not None:
             due = min(due, stack)
-        longest = _DRAIN_REPORT if self._draining else 60.0
+        longest = _DRAIN_REPORT if self._draining else 60.0 if self._settled else _SETTLE
         return min(due, self._streams.now + longest)
+
+    def _rest(self) -> None:
+        """Nothing is to do: what can wait for that."""
+        if not self._settled:
+            self._settled = True
+            import dnslib  # noqa: F401 (see late.py)
+        gc.collect(0)  # the graph has no cycles, but exceptions may leave some
 
     # ---- the tun -------------------------------------------------------------------------------
 
@@ -339,7 +349,6 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     process = Process(Control.from_fd(int(sys.argv[1])))
     # Flows hold no cycles; what is allocated so far stays.
-    gc.collect()
     gc.freeze()
     gc.disable()
     try:
@@ -348,7 +357,3 @@ def main() -> None:
     finally:  # what was captured before a fault of ours is worth most
         process.flush_capture()
     os._exit(0)  # nothing is left to say
-
-
-if __name__ == "__main__":
-    main()

@@ -16,11 +16,10 @@ Theory of operation
 from __future__ import annotations
 
 import heapq
-import ipaddress
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avne.errors import Malformed
 from avne.ipc import messages
@@ -29,7 +28,6 @@ from avne.ipc.pool import Pool
 from avne.ipc.verdict import Verdict
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
 from avne.netstack import account, addresses, proxy
-from avne.netstack.capture import Capture
 from avne.netstack.dns.resolver import Config
 from avne.netstack.flows import Flow
 from avne.netstack.internet import Internet
@@ -41,6 +39,9 @@ from avne.netstack.upstreams import Upstreams
 from avne.netstack.wire import icmp, ip, split, tcp, udp, vnet
 from avne.netstack.wire.fragments import Fragment
 from avne.netstack.wire.icmp import Unreachable
+
+if TYPE_CHECKING:
+    from avne.netstack.capture import Capture
 
 DNS_PORT = 53
 PAGES_PORT = 80  # at the gateway
@@ -395,6 +396,4 @@ def _template(frame: bytes, datagram: ip.Datagram) -> tcp.HeaderTemplate:
 
 def _text(address: bytes) -> str:
     """The address as people and SOCKS servers write it (RFC 5952)."""
-    if len(address) == 4:
-        return ".".join(map(str, address))
-    return str(ipaddress.IPv6Address(address))
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The process that runs avne's own Tor for as long as a session is connected; see keeper.py.
 
-``python -I -m avne.upstream.keeper_process LISTEN_FD DIRECTORY SOCKETS TOR TORRC``.  Tor dies with
-it (PR_SET_PDEATHSIG and __OwningControllerProcess).  If Tor ends by itself it is started again, at
+Its arguments (spawn.python): ``LISTEN_FD DIRECTORY SOCKETS TOR TORRC``.  Tor dies with it
+(PR_SET_PDEATHSIG and __OwningControllerProcess).  If Tor ends by itself it is started again, at
 first after a second, and after a minute in the end.
 """
 
@@ -223,7 +223,3 @@ def main() -> None:
     os.chdir("/")
     listener = socket.socket(fileno=int(sys.argv[1]))
     KeeperProcess(listener, *sys.argv[2:]).run()
-
-
-if __name__ == "__main__":
-    main()

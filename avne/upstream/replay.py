@@ -12,21 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 from avne.ipc.messages import Code
+from avne.late import Late
 from avne.upstream.base import OpenError
 
-
-class _PySocks:
-    """The module: it takes 10 ms to import, and ``avne run`` needs no more of the kinds than their forms."""
-
-    def __getattr__(self, name: str) -> Any:
-        import socks as module
-
-        value = getattr(module, name)
-        setattr(self, name, value)
-        return value
-
-
-socks: Any = _PySocks()
+socks: Any = Late("socks")
 
 
 class More(Exception):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An upstream worker: carries the netstack's flows over an upstream, in a process of its own.
 
-``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {identity, rules, resolver, about}`` on the
-control line, with its end of the lane where the netstack is on this machine, else with the ``endpoint``.
+Started (spawn.python) with its descriptor of the control line, where ``config {identity, rules, resolver,
+about}`` comes, with its end of the lane where the netstack is on this machine, else with the ``endpoint``.
 The rules (routes.py) give each flow its upstream, whose negotiation ends with its socket given to that
 netstack; where there is no lane, its bytes go by frames.py.  The loop's thread does everything but what
 blocks, which happens on the pool's threads.  HELLO and READY with the netstack, and one look at the default
@@ -32,7 +32,6 @@ from avne.ipc.messages import Code, ResolveKind, Sender, encode
 from avne.ipc.pool import Pool as Memory
 from avne.ipc.streams import Streams
 from avne.ipc.verdict import Verdict
-from avne.upstream import failure
 from avne.upstream.base import Attempt, OpenError, Resolved, Upstream
 from avne.upstream.frames import Frames
 from avne.upstream.negotiations import Negotiations, Opening
@@ -44,6 +43,7 @@ from avne.upstream.spec import UpstreamSpec
 from avne.upstream.uplink import Payload, connect
 
 STATS_INTERVAL: Final = 1.0
+SETTLE: Final = 0.05  # seconds without anything to do after which the start is over
 DRAIN_BOUND: Final = 30.0  # for all flows together
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
@@ -73,7 +73,7 @@ class Worker:
         self._opening: dict[int, Attempt | Opening] = {}
         self._last_stats = (0, 0, 0)
         self._stats_at = 0.0
-        self._welcome = self._checked = False
+        self._welcome = self._checked = self._settled = False
         self._drain_until: float | None = None
 
     def run(self) -> NoReturn:
@@ -89,7 +89,7 @@ class Worker:
             events = self._epoll.poll(timeout)
             self._streams.now = time.monotonic()
             if timeout and not events:
-                gc.collect(0)  # idle: flows have no cycles, but exceptions may leave some
+                self._rest()
             for fd, mask in events:
                 self._on_event(fd, mask)
             self._receive(self._uplink.receive())
@@ -106,6 +106,13 @@ class Worker:
         for negotiations in self._negotiations:
             negotiations.handle_timer(now)
         self._services.handle_timer(now)
+
+    def _rest(self) -> None:
+        """Nothing is to do: what can wait for that."""
+        if not self._settled:
+            self._settled = True
+            import socks  # noqa: F401 (see late.py)
+        gc.collect(0)  # flows have no cycles, but exceptions may leave some
 
     def _on_event(self, fd: int, mask: int) -> None:
         if fd == self._control.fileno():
@@ -131,7 +138,8 @@ class Worker:
     def _timeout(self) -> float:
         if not self._uplink.idle():
             return 0.0
-        due = min(self._streams.now + 60.0, self._services.poll_at(), self._streams.poll_at())
+        longest = 60.0 if self._settled else SETTLE
+        due = min(self._streams.now + longest, self._services.poll_at(), self._streams.poll_at())
         due = min(due, *(negotiations.poll_at() for negotiations in self._negotiations))
         if self._checked:
             due = min(due, self._frames.poll_at())
@@ -275,6 +283,8 @@ class Worker:
 
     def _on_checked(self, result: OpenError | None) -> None:
         if result is not None:
+            from avne.upstream import failure
+
             self._control.send("failed", *failure.explain(self._routes.default.spec, result))
             os._exit(1)
         self._checked = True
@@ -332,11 +342,6 @@ def main() -> None:
     except AvneError as error:
         control.send("failed", error.problem, error.cure)
         return
-    gc.collect()
     gc.freeze()
     gc.disable()
     worker.run()
-
-
-if __name__ == "__main__":
-    main()

@@ -33,15 +33,16 @@ def avne(*arguments, **environ):
 @pytest.fixture
 def ran(monkeypatch):
     """What `avne run` was asked to do: (program, flags, more)."""
-    from avne.cli import run
+    from avne.cli import early, run
 
     calls = []
 
     def fake(*arguments):
-        calls.append(arguments)
+        calls.append(arguments[:3])
         return 7
 
     monkeypatch.setattr(run, "run", fake)
+    monkeypatch.setattr(early, "Early", object)
     return calls
 
 

@@ -16,7 +16,7 @@ from avne.privileged import launch
 # Runs `avne run …` with something of the supervisor changed before.
 SPOILT = """
 import sys
-from avne.cli import network, supervise, workers
+from avne.cli import early, network, supervise, workers
 from avne.privileged import launch
 {change}
 from avne.cli.main import main
@@ -37,17 +37,17 @@ def spoilt(start):
 
 
 def test_a_netstack_that_cannot_start_is_told_with_its_last_line(spoilt):
-    code, _, errors = spoilt("network.NETSTACK = 'avne.no_such_module'", "true")
+    code, _, errors = spoilt("early.NETSTACK = network.NETSTACK = 'avne.no_such_module'", "true")
     problem, cure = errors.splitlines()
     assert code == 125
     assert problem.startswith("avne: the network process ended before it was ready: ")
-    assert problem.endswith("No module named avne.no_such_module")
+    assert problem.endswith("No module named 'avne.no_such_module'")
     log = Path(cure.split(": ")[1])
-    assert "No module named avne.no_such_module" in log.read_text()
+    assert "No module named 'avne.no_such_module'" in log.read_text()
 
 
 def test_a_worker_that_cannot_start_is_told(spoilt):
-    code, _, errors = spoilt("workers.MODULE = 'avne.no_such_module'", "true")
+    code, _, errors = spoilt("early.WORKER = network.WORKER = 'avne.no_such_module'", "true")
     assert code == 125
     assert errors.startswith("avne: upstream worker 1 ended before it was ready: ")
 

@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Final, NamedTuple
-
-from dnslib import EDNS0, DNSError, DNSHeader, DNSQuestion
-from dnslib.label import DNSBuffer
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avne.errors import Malformed
+from avne.late import Late
 from avne.limits import DNS_MAX_UDP
 from avne.netstack.dns import format as dns
 from avne.netstack.dns.format import Labels
 from avne.netstack.dns.response import Response
+
+if TYPE_CHECKING:
+    import dnslib
+else:
+    dnslib = Late("dnslib")
 
 MIN_UDP: Final = 512  # RFC 1035 §2.3.4, RFC 6891 §6.2.5
 
@@ -84,8 +87,8 @@ def parse(wire: bytes) -> Query:
     """
     if not dns.HEADER.size <= len(wire) <= DNS_MAX_UDP:
         raise Malformed("dns-size")
-    buffer = DNSBuffer(wire)
-    header = DNSHeader.parse(buffer)
+    buffer = dnslib.DNSBuffer(wire)
+    header = dnslib.DNSHeader.parse(buffer)
     if header.qr:
         raise Malformed("dns-not-a-query")
     if header.opcode != 0:
@@ -93,8 +96,8 @@ def parse(wire: bytes) -> Query:
     if header.q != 1:
         return Query(header.id, dns.FORMERR)
     try:
-        question = DNSQuestion.parse(buffer)
-    except (DNSError, RecursionError) as error:  # the latter by a chain of compression pointers
+        question = dnslib.DNSQuestion.parse(buffer)
+    except (dnslib.DNSError, RecursionError) as error:  # the latter by a chain of compression pointers
         raise Malformed("dns-question") from error
     labels = tuple(label.lower() for label in question.qname.label)
     length = sum(len(label) + 1 for label in labels) + 1
@@ -176,7 +179,7 @@ def ask(query: Query) -> bytes:
 @functools.cache
 def _opt(extended_rcode: int, signed: bool) -> bytes:
     """Our OPT record in a reply (RFC 6891 §6.1.2)."""
-    opt = EDNS0(udp_len=DNS_MAX_UDP, ext_rcode=extended_rcode, flags="do" if signed else "")
-    buffer = DNSBuffer()
+    opt = dnslib.EDNS0(udp_len=DNS_MAX_UDP, ext_rcode=extended_rcode, flags="do" if signed else "")
+    buffer = dnslib.DNSBuffer()
     opt.pack(buffer)
     return bytes(buffer.data)

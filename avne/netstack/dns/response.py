@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
-
-import dnslib
-from dnslib.label import DNSLabel
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from avne.errors import Malformed
+from avne.late import Late
 from avne.netstack.dns import format as dns
 from avne.netstack.dns.format import Labels, Place
+
+if TYPE_CHECKING:
+    import dnslib
+else:
+    dnslib = Late("dnslib")
 
 MAX_TTL: Final = 86400
 _ONE: Final = struct.Struct(
@@ -138,13 +141,13 @@ def local(
     `aliases` lead from `labels` to the name whose they are.
     """
     message = dnslib.DNSRecord(
-        dnslib.DNSHeader(id=0, bitmap=dns.QR), q=dnslib.DNSQuestion(DNSLabel(labels), qtype, dns.IN)
+        dnslib.DNSHeader(id=0, bitmap=dns.QR), q=dnslib.DNSQuestion(dnslib.DNSLabel(labels), qtype, dns.IN)
     )
     bare = bytes(message.pack())
     for alias in aliases:
-        target = dnslib.CNAME(DNSLabel(alias.target))
-        message.add_answer(dnslib.RR(DNSLabel(alias.owner), dns.CNAME, dns.IN, alias.ttl, target))
-    name = DNSLabel(aliases[-1].target if aliases else labels)
+        target = dnslib.CNAME(dnslib.DNSLabel(alias.target))
+        message.add_answer(dnslib.RR(dnslib.DNSLabel(alias.owner), dns.CNAME, dns.IN, alias.ttl, target))
+    name = dnslib.DNSLabel(aliases[-1].target if aliases else labels)
     message.add_answer(*(dnslib.RR(name, qtype, dns.IN, ttl, datum) for datum in data))
     response = parse(bytes(message.pack()), bare[dns.HEADER.size :])
     return response if data else response._replace(ttl=ttl)
@@ -181,4 +184,4 @@ def pointer(labels: Labels, qtype: int, host: str, ttl: int) -> Response:
     target = host.encode("ascii", "replace").split(b".")
     if not host.isascii() or len(host) > 253 or not all(0 < len(label) < 64 for label in target):
         raise Malformed("resolved-name")
-    return local(labels, qtype, [dnslib.PTR(DNSLabel(target))], ttl)
+    return local(labels, qtype, [dnslib.PTR(dnslib.DNSLabel(target))], ttl)

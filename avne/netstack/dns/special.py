@@ -9,16 +9,19 @@ for them as they are (tor(1), ServerDNSSearchDomains).
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import dnslib
-from dnslib.label import DNSLabel
-
+from avne.late import Late
 from avne.limits import MAX_HOST
 from avne.netstack.addresses import GATEWAY, GATEWAY_V4, GATEWAY_V6
 from avne.netstack.dns import format as dns
 from avne.netstack.dns.format import Labels
 from avne.netstack.dns.response import Response, local
+
+if TYPE_CHECKING:
+    import dnslib
+else:
+    dnslib = Late("dnslib")
 
 TTL: Final = 60
 
@@ -63,7 +66,7 @@ def answer(labels: Labels, qtype: int) -> Response | None:
     if labels[-2:] == OURS:
         return _gateway(labels, qtype) if labels == OURS else Response(dns.NXDOMAIN)
     if qtype == dns.PTR and reversed_address(labels) in GATEWAY:
-        return local(labels, qtype, [dnslib.PTR(DNSLabel(OURS))], TTL)
+        return local(labels, qtype, [dnslib.PTR(dnslib.DNSLabel(OURS))], TTL)
     if top in _NO_SUCH or labels[-2:] in _NO_SUCH_BELOW or _is_private(labels):
         return Response(dns.NXDOMAIN)
     return None

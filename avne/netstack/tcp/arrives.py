@@ -8,7 +8,7 @@ SYN for no connection becomes one there (§3.10.7.2, LISTEN).
 from __future__ import annotations
 
 from avne.netstack.tcp import output, seq, state
-from avne.netstack.tcp.connection import Connection, Timer
+from avne.netstack.tcp.connection import NOTHING, Connection, Timer
 from avne.netstack.tcp.reassembly import Reassembly
 from avne.netstack.wire import tcp as wire
 from avne.netstack.wire.tcp import ACK, FIN, RST, SYN, Segment
@@ -180,6 +180,8 @@ def _trim(c: Connection, seg: Segment) -> Segment:
         payload = payload[old:]
         start = c.rcv_nxt
     room = (c.rcv_adv - start) & MASK
+    if old <= 0 and len(payload) <= room:
+        return seg
     if len(payload) > room:
         payload = payload[:room]
         flags &= ~FIN
@@ -270,8 +272,10 @@ def _acknowledge(c: Connection, ack: int, now: float) -> None:
     # RFC 6298 §5.2, §5.3
     if inflight:
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
-    elif c.timer == Timer.RETRANSMIT:
-        c.stop_timer()
+    else:
+        c.inflight = NOTHING
+        if c.timer == Timer.RETRANSMIT:
+            c.stop_timer()
     if freed:
         c.app.acked(freed, now)
 

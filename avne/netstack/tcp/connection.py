@@ -23,7 +23,7 @@ the app has granted.  Windows are scaled to their full 32 bits as soon as they a
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from avne.limits import GSO_SIZE
 from avne.netstack.tcp import seq, state
@@ -35,6 +35,7 @@ from avne.netstack.wire import tcp as wire
 Packet = tuple[bytes | memoryview, ...]  # header, then payload pieces: one frame for writev(2)
 
 INFINITE: Final = float("inf")
+NOTHING: Final[deque[Any]] = deque()  # every queue that is empty: one of its own takes 760 bytes
 WINDOW_SCALE: Final = 8
 RESET_GRACE: Final = 1.0  # seconds
 MAX_CRUMBS: Final = 64  # unsent pieces of less than 1 KiB on average
@@ -137,9 +138,9 @@ class Connection:
         self.mss_advertised = mss
         self.gso_size = GSO_SIZE
         self.sack_ok = False
-        self.unsent: deque[memoryview] = deque()
+        self.unsent: deque[memoryview] = NOTHING
         self.unsent_bytes = 0
-        self.inflight: deque[Sent] = deque()
+        self.inflight: deque[Sent] = NOTHING
         self.reassembly: Reassembly | None = None
         self.fin_queued = self.fin_sent = self.fin_received = False
         self.ack_now = self.syn_ack_sent = False
@@ -189,6 +190,8 @@ class Connection:
         if not data:
             return
         unsent = self.unsent
+        if unsent is NOTHING:
+            unsent = self.unsent = deque()
         unsent.append(data)
         self.unsent_bytes += len(data)
         if len(unsent) > MAX_CRUMBS and self.unsent_bytes < len(unsent) << 10:
@@ -239,14 +242,19 @@ class Connection:
         told = self.state is state.TIME_WAIT
         self.state = state.CLOSED
         self.stop_timer()
-        self.unsent.clear()
-        self.inflight.clear()
+        self.unsent = self.inflight = NOTHING
         self.unsent_bytes = 0
         self.reassembly = None
         app, self.app = self.app, _GONE
         if not told:
             app.closed(reset, now)
         self.link.drop(self)
+
+    def track(self, sent: Sent) -> None:
+        """Keep a segment until it is acknowledged."""
+        if self.inflight is NOTHING:
+            self.inflight = deque()
+        self.inflight.append(sent)
 
     def take_syn_options(self, syn: wire.Segment) -> None:
         """RFC 9293 §3.7.1, RFC 7323 §2.2, RFC 2018 §2: what the guest's SYN offers."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from avne.limits import MAX_BURST
 from avne.netstack.tcp import seq, state
-from avne.netstack.tcp.connection import WINDOW_SCALE, Connection, Packet, Sent, Timer
+from avne.netstack.tcp.connection import NOTHING, WINDOW_SCALE, Connection, Packet, Sent, Timer
 from avne.netstack.wire import tcp as wire
 from avne.netstack.wire.tcp import ACK, FIN, PSH, SYN
 
@@ -70,7 +70,7 @@ def _send_syn(c: Connection, flags: int, now: float) -> None:
         window = min((c.rcv_edge - c.rcv_nxt) & seq.MASK, 0xFFFF)
         c.link.packets.append((c.template.build(c.iss, 0, flags, window, 0, 0, options),))
     if first:
-        c.inflight.append(Sent(c.iss, c.snd_nxt, (), True, now))
+        c.track(Sent(c.iss, c.snd_nxt, (), True, now))
     else:
         c.inflight[0].retransmitted = True  # RFC 6298 §3: its round trip is ambiguous (MUST-18)
     if c.timer != Timer.RETRANSMIT:
@@ -114,7 +114,7 @@ def send_segment(c: Connection, length: int, now: float) -> None:
         end = c.snd_nxt = (end + 1) & seq.MASK
         _enter_fin_sent(c)
     c.emit(flags, start, payload, length)
-    c.inflight.append(Sent(start, end, payload, fin, now))  # RFC 6298 §5.1
+    c.track(Sent(start, end, payload, fin, now))  # RFC 6298 §5.1
     if c.timer != Timer.RETRANSMIT:
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 
@@ -135,6 +135,8 @@ def _take(c: Connection, length: int) -> Packet:
             head = head[:length]
         pieces.append(head)
         length -= len(head)
+    if not unsent:
+        c.unsent = NOTHING
     if len(pieces) > _MAX_PIECES:
         return (memoryview(b"".join(pieces)),)
     return tuple(pieces)
@@ -145,7 +147,7 @@ def _send_fin(c: Connection, now: float) -> None:
     c.snd_nxt = seq.add(start, 1)
     _enter_fin_sent(c)
     c.emit(FIN | ACK, start)
-    c.inflight.append(Sent(start, c.snd_nxt, (), True, now))
+    c.track(Sent(start, c.snd_nxt, (), True, now))
     if c.timer != Timer.RETRANSMIT:
         c.start_timer(Timer.RETRANSMIT, now + c.rto.value)
 

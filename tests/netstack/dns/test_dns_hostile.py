@@ -163,6 +163,7 @@ def test_any_bytes_from_the_server(pieces):
 
 PLAY = """
 import random, sys
+import dnslib  # late.py: the process has it after its first pause
 from avne.netstack.dns.resolver import Config, Resolver
 from avne.ipc.messages import Capability
 wires = [bytes.fromhex(text) for text in sys.argv[1:]]
