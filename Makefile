@@ -5,7 +5,7 @@
 PYTHON := .venv/bin/python
 HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 
-.PHONY: help demo test leaktest chaos bench fuzz fuzz-helper netsim lint format docs resolvers deps venv clean
+.PHONY: help demo test leaktest soak-browser chaos bench fuzz fuzz-helper netsim lint format docs resolvers deps venv clean
 
 help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
@@ -15,6 +15,7 @@ help:
 	@echo 'make fuzz-helper  a million spoilt messages of each kind to the privileged code; ARGS="--requests 2000000"'
 	@echo 'make leaktest  every known way out, and what stops it: docs/leaks.md'
 	@echo 'make chaos   kill, stop and starve the parts of runs at random: docs/reliability.md'
+	@echo 'make soak-browser  a minute of a restless browser beside an uplink that must stay silent'
 	@echo 'make lint    ruff, mypy, and whether docs are stale or an RFC has gaps'
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
@@ -46,6 +47,12 @@ chaos:
 	@scripts/deps test
 	@$(MAKE) -s venv
 	@scripts/as-root -m tests.chaos --write $(ARGS)
+
+# ARGS='--program firefox-esr --mode setuid --seconds 600'
+soak-browser:
+	@scripts/deps test
+	@$(MAKE) -s venv
+	@scripts/as-root -m tests.bed.soak $(ARGS)
 
 # ARGS='--path DIR' for peers that are not on the path.
 bench:

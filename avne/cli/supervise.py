@@ -55,6 +55,7 @@ class Supervisor:
         self._done = False
         self._owing = 0
         self._drained = False
+        self._lasted = 0.0  # the program, s
         self._term_at = -TERM_BOUND
         self._helpers = list(job.helpers)
         self._environment: launch.Environment | None = None
@@ -124,6 +125,7 @@ class Supervisor:
             import avne.cli.meta  # noqa: F401 (3 ms, while the others are waited for anyway)
         elif isinstance(event, launch.Started):
             self._console.phase(f"started {self._job.argv[0]}")
+            self._lasted = -time.monotonic()
             if self._job.receipt:
                 self._job.receipt.started(self._environment)
             self._open_to_others()
@@ -154,6 +156,7 @@ class Supervisor:
         )
 
     def _program_ended(self, code: int) -> None:
+        self._lasted += time.monotonic()
         self._console.phase(f"ended with {code}" if code >= 0 else f"ended by signal {-code}")
         self._note("program-ended", code=code)
         if self._exit is None:
@@ -178,6 +181,14 @@ class Supervisor:
         some = {0: "a worker is", 1: "1 connection is"}
         who = some.get(self._owing, f"{self._owing} connections are")
         self._console.notice(f"{who} still sending what the program wrote; Ctrl-C ends it now")
+
+    def _tell_of_silence(self, account: dict[str, Any]) -> None:
+        """Where the program may have looked for another to do its work."""
+        from avne.cli.handover import notice
+
+        assert self._exit is not None
+        if text := notice(self._job.argv, self._job.environ, self._exit, self._lasted, account):
+            self._console.notice(text)
 
     def _end_environment(self) -> None:
         self._phase = ENDING
@@ -251,6 +262,7 @@ class Supervisor:
                 self._log.event("info", "net", "counters", counters)
                 if self._job.receipt:
                     self._job.receipt.network(counters, account)
+                self._tell_of_silence(account)
                 self._console.phase("everything has been handed on")
                 self._drained = True
                 self._end_when_drained()

@@ -25,7 +25,7 @@ from avne.ipc.credit import Budget
 from avne.ipc.pace import Bucket, Pace
 from avne.ipc.pool import Pool
 from avne.ipc.relay import Payload, Relay, Step
-from avne.limits import HALF_CLOSED_MAX, MAX_PAYLOAD
+from avne.limits import HALF_CLOSED_MAX, LOCAL_BUFFER, MAX_BURST, MAX_PAYLOAD
 
 READS_PER_TURN: Final = 16
 _LEAST_ROOM: Final = 64 << 10  # of the pool, to read into
@@ -84,9 +84,13 @@ class Stream:
 
 
 class Streams:
-    """All of them.  The caller sets `now` at the start of each turn."""
+    """All of them.  The caller sets `now` at the start of each turn.
 
-    def __init__(self, epoll: select.epoll, log: Log, pool: Pool) -> None:
+    With less credit than `least_read` bytes a flow waits for more, so that its last bytes do not go alone:
+    it has to come where nothing is under way (ipc/credit.py leaves three quarters of CREDIT_MIN).
+    """
+
+    def __init__(self, epoll: select.epoll, log: Log, pool: Pool, least_read: int = 1) -> None:
         self.now = 0.0
         self.bytes_up = self.bytes_down = 0
         self.draining = False
@@ -94,6 +98,7 @@ class Streams:
         self._epoll = epoll
         self._log = log
         self._pool = pool
+        self._least_read = least_read
         self._private = memoryview(bytearray(_LEAST_ROOM))  # where there is no room in the pool
         self._budget = Budget()
         self._by_fd: dict[int, Stream] = {}
@@ -125,6 +130,8 @@ class Streams:
         `stream.relay.grant` is what may be sent up.  Raises OSError for what is no socket.
         """
         sock.setblocking(False)
+        if _is_local(sock):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOCAL_BUFFER)
         stream = Stream(number, sock, peer, Relay(self._budget, credit, half_close, proof), pace)
         self._epoll.register(stream.fd, _EVENTS)
         self._by_fd[stream.fd] = stream
@@ -235,7 +242,7 @@ class Streams:
             return
         self._tick_at = now + TICK
         for stream in list(self._quiet):
-            due = stream.relay.quiet_until()
+            due = stream.relay.quiet_until(self._least_read)
             if due is not None and now >= due:
                 why = "reset-unread" if stream.relay.broken else "quiet-after-half-close"
                 self._log("info", why, {"flow": stream.number})
@@ -260,7 +267,8 @@ class Streams:
             self._due.append(stream)
 
     def _schedule(self, stream: Stream) -> None:
-        if stream.readable and not stream.scheduled and (stream.relay.down_credit or self.draining):
+        enough = stream.relay.down_credit >= self._least_read or self.draining
+        if stream.readable and not stream.scheduled and enough:
             stream.scheduled = True
             self._ready.append(stream)
 
@@ -301,6 +309,8 @@ class Streams:
             if not size:
                 self._pause(stream, pace.down)
                 return
+        if size > MAX_BURST:
+            size -= size % MAX_BURST  # a rest of some hundred bytes costs as much as a whole one
         try:
             got = stream.sock.recv_into(buffer, size)
         except BlockingIOError:
@@ -412,6 +422,17 @@ class Streams:
         peer = stream.peer
         del stream.peer  # which knows the stream: no cycle is left
         peer.on_gone(self.now)
+
+
+def _is_local(sock: socket.socket) -> bool:
+    """Whether it is TCP to this machine, so that no round trip has to fit into its buffer."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    try:
+        host = str(sock.getpeername()[0])
+    except OSError:
+        return False  # it is broken already, which its events tell
+    return host.startswith("127.") or host == "::1"
 
 
 def _shut(sock: socket.socket) -> None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from avne.errors import Malformed
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
-from avne.limits import TUN_MTU
+from avne.limits import LEAST_READ, TUN_MTU
 from avne.netstack.capture import Capture
 from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
@@ -63,7 +63,7 @@ class Process:
         self._epoll = select.epoll()
         self._lines = Lines(self._router(config, fds), self._epoll)
         self._capture = self._stack.capture = self._begin_capture(config["session"], generation, *fds)
-        self._streams = Streams(self._epoll, self._log, self._stack.pool)
+        self._streams = Streams(self._epoll, self._log, self._stack.pool, LEAST_READ)
         self._stack.upstreams.streams = self._streams
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last

@@ -99,7 +99,7 @@ class Stack:
     def receive_text(self, head: bytearray, text: memoryview, now: float) -> None:
         """One frame in two parts (wire/split.py); `text` is the beginning of the room of `pool`.
 
-        A flow that wants it keeps it there.  Text that is not next in its turn is read again
+        A flow that wants it keeps it there.  Text that is ahead of its turn is read again
         as part of a frame of its own, to be kept.
         """
         found = split.parse(head, text)
@@ -108,7 +108,7 @@ class Stack:
             connection = self.connections.get(key)
             if connection is not None:
                 is_next = arrives.is_next(connection, segment)
-                if is_next or not text:
+                if is_next or not text or arrives.is_old(connection, segment):
                     self.text = text
                     (arrives.next_segment if is_next else arrives.segment)(connection, segment, now)
                     self.text = None

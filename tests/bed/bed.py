@@ -182,6 +182,11 @@ class Bed:
                 rows += [json.loads(line) for line in path.read_text().splitlines()]
         return sorted(rows, key=lambda row: row["time"])
 
+    def requests(self) -> list[dict[str, Any]]:
+        """Every HTTP request that reached the web server, in order: `client`, `host`, `path`."""
+        lines = (self.dir / "web-requests.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
     # ---- the end ----------------------------------------------------------------------------
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bed import places
+from tests.e2e.test_restart import CLIENT
 
 MANY = int(os.environ.get("VETH_BYTES", "20000000"))  # 200 MB by hand
 
@@ -87,16 +88,21 @@ def test_a_hundred_at_once_lose_nothing(veth, bed):
         assert "tun-lost" not in counters
 
 
-CLIENT = f"""
-import socket
-s = socket.create_connection(("{places.V4}", {places.ECHO})); s.sendall(b"x"); s.recv(1)
-print("open", flush=True)
-s.recv(1)
-"""
+def test_a_new_netstack_takes_the_packet_socket(veth, bed):
+    """Here as with a tun the supervisor's copy has kept the device."""
+    words = ["python3", "-c", CLIENT, places.V4]
+    with veth.start(*words, upstream=bed.socks, stdin=True) as process:
+        assert process.stdout.readline() == "open\n"
+        os.kill(process.part("net"), signal.SIGKILL)
+        process.stdin.write("connect\n")
+        process.stdin.close()
+        assert float(process.stdout.readline()) > 0.0
+        assert process.wait(20) == 0
 
 
 def test_without_a_netstack_the_run_ends(veth, bed):
-    with veth.start("python3", "-c", CLIENT, upstream=bed.socks) as process:
+    words = ["python3", "-c", CLIENT, places.V4]
+    with veth.start(*words, upstream=bed.socks, stdin=True, options=["--on-failure", "kill"]) as process:
         assert process.stdout.readline() == "open\n"
         os.kill(process.part("net"), signal.SIGKILL)
         assert process.wait(15) == 125

@@ -91,8 +91,8 @@ def row(machine: Machine, installed: Installed, name: str, only: Iterable[str] =
         SETUID: (user, run_words(installed, "setuid")),
         ROOT: (people.ROOT, run_words(installed, "auto")),
         STRICT: (user, run_words(installed, "rootless", "--strict")),
-        PRIVATE: (user, run_words(installed, "rootless", "--private-home")),
         VETH: (user, run_words(installed, "rootless")),
+        PRIVATE: (user, run_words(installed, "rootless", "--private-home")),
     }
     person, words = who[name]
     machine.close_tun(name == VETH)

@@ -117,9 +117,19 @@ def test_without_a_resolver_there_is_nobody_to_ask():
 
 
 @pytest.mark.parametrize("capabilities", [TOR, SOCKS, TOR | Capability.ROUTES])
-def test_the_environment_s_own_name_is_asked_of_nobody(capabilities):
+def test_the_environment_s_own_name_is_the_gateway_s(capabilities):
     book = Playbook(capabilities)
-    book >> query("avne.internal") << reply("NOERROR", f"avne.internal 300 A {MAPPED}")
+    book >> query("avne.internal") << reply("NOERROR", "avne.internal 60 A 10.213.0.1")
     book >> query("AVNE.internal", "TXT") << reply("NOERROR")
     book >> query("x.avne.internal") << reply("NXDOMAIN")
+    book.end()
+
+
+@pytest.mark.parametrize("name", ["x.i2p", "x.alt"])
+def test_other_systems_names_go_nowhere_but_by_a_rule(tor, socks, name):
+    for book in (tor, socks):
+        book >> query(name) << asks_tor(1, name, ROUTE)
+        book >> resolved(1, Code.SUCCEEDED) << reply("NXDOMAIN")
+    book = Playbook(TOR)
+    book >> query(name) << reply("NXDOMAIN")
     book.end()
