@@ -78,12 +78,6 @@ def parse(config: Config) -> Routing:
         from avne.upstream.kinds import parse as parse_upstream
 
         default = parse_upstream(config["upstream"])
-    resolver = config["resolver"]
-    if config["https_only"] and resolver != "none" and split_resolver(resolver)[1] not in (53, 443):
-        raise AvneError(
-            f"--https-only refuses the resolver {resolver}, and nobody would answer questions about names",
-            "Name a resolver at port 53 or 443, or --resolver none.",
-        )
     origins: Sequence[str] = config.origins.get("rules", ())
     rules = tuple(
         _parse(text, number, origin)
@@ -102,6 +96,11 @@ def _parse(text: str, number: int, origin: str) -> Written:
     except AvneError as error:
         where = f"{number}. rule" if origin == "--rule" else f"{number}. rule, from {origin}"
         raise AvneError(f"the {where}: {error.problem}", error.cure) from error
+
+
+def resolver(config: Config) -> tuple[str, int] | None:
+    """Host and port of the DNS server of the settings."""
+    return None if config["resolver"] == "none" else split_resolver(config["resolver"])
 
 
 def refuse_direct(routing: Routing) -> None:

@@ -18,9 +18,10 @@ def test(host: str, port: str, flags: Mapping[str, Any]) -> int:
     """Prints it; 0 where the connection would be tried, 1 where a rule blocks it.  Raises `AvneError`."""
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise AvneError(f"{port!r} is no port", "It is a number from 1 to 65535.", EXIT_USAGE)
-    written = routing.parse(load(flags))
+    config = load(flags)
+    written = routing.parse(config)
     rows = [(rule.pattern, rule.upstream or written.default, rule.origin) for rule in written.rules]
-    router = table(rows, written.default, written.onion_only, written.https_only)
+    router = table(rows, written.default, written.onion_only, written.https_only, routing.resolver(config))
     chosen = router.route(host, int(port))
     rule = router.rules[chosen]
     sys.stdout.write(f"{host} port {port}: {rule.upstream.redacted()}, by rule {chosen + 1}\n")

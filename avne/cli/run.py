@@ -20,7 +20,7 @@ from avne.cli.receipt import Receipt
 from avne.cli.routing import Routing
 from avne.cli.signals import Inherited, Interrupted, die_of, inherited, take_terminal_back
 from avne.cli.supervise import Supervisor
-from avne.config import Config, load, split_resolver
+from avne.config import Config, load
 from avne.errors import AvneError
 from avne.log import Log
 from avne.paths import Session, open_session, state_dir
@@ -187,8 +187,9 @@ def _routing(
     known: Routing, session: Session, config: Config, options: Options, direct: list[str]
 ) -> dict[str, Any]:
     """What every worker is told."""
+    resolver = routing.resolver(config)
     rows = [(rule.pattern, rule.upstream or known.default, rule.origin) for rule in known.rules]
-    rules = table(rows, known.default, known.onion_only, known.https_only)
+    rules = table(rows, known.default, known.onion_only, known.https_only, resolver)
     opened = (
         ["files of the host"] * bool(options.share)
         + ["the desktop"] * options.gui
@@ -201,11 +202,7 @@ def _routing(
         "open": opened,
         "log_names": config["log_names"],
     }
-    return {"rules": rules.to_config(), "resolver": _resolver(config), "about": about}
-
-
-def _resolver(config: Config) -> tuple[str, int] | None:
-    return None if config["resolver"] == "none" else split_resolver(config["resolver"])
+    return {"rules": rules.to_config(), "resolver": resolver, "about": about}
 
 
 @contextlib.contextmanager
@@ -223,7 +220,7 @@ def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
     return {
         "session": session.id,
         "dns": config["dns"],
-        "resolver": _resolver(config),
+        "resolver": routing.resolver(config),
         "workers": config["workers"],
         "log_names": config["log_names"],
     }

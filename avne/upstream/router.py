@@ -13,8 +13,7 @@ names knows any more; and whoever resolves a name learns it.  So `name` decides 
 * else nobody is asked: the program gets an address that stands for the name, and the connection comes by
   name.
 
-Port 53 is exempt from --https-only: the program never gets there, the netstack answers it; it is avne's own
-question to the resolver.
+The resolver of the settings is exempt from --https-only, so that avne itself can ask it.
 """
 
 from __future__ import annotations
@@ -133,7 +132,7 @@ ONION_ONLY: Final = "(--onion-only)"
 HTTPS_ONLY: Final = "(--https-only)"
 _GUARDS: Final = {
     ONION_ONLY: Pattern(ONION_ONLY, Shape.BEYOND_ONIONS),
-    HTTPS_ONLY: Pattern(HTTPS_ONLY, Shape.BEYOND_ONIONS, ports=((1, 52), (54, 442), (444, 65535))),
+    HTTPS_ONLY: Pattern(HTTPS_ONLY, Shape.BEYOND_ONIONS, ports=((1, 442), (444, 65535))),
 }
 
 
@@ -146,13 +145,18 @@ def table(
     default: UpstreamSpec,
     onion_only: bool = False,
     https_only: bool = False,
+    resolver: tuple[str, int] | None = None,
 ) -> Router:
     """The table of the user's rules (with their origins) and what surrounds them.  Raises `AvneError`."""
     if len(written) > MAX_RULES or sum(len(row[0].text) for row in written) > MAX_TEXT:
         raise AvneError(
             "there are too many rules", "For a long list of names use a filter: hosts:FILE+UPSTREAM."
         )
-    guards = [
+    guards = []
+    if https_only and resolver is not None and not onion_only:
+        host = f"[{resolver[0]}]" if ":" in resolver[0] else resolver[0]
+        guards.append(Rule(patterns.parse(f"{host}:{resolver[1]}"), default, HTTPS_ONLY))
+    guards += [
         Rule(_GUARDS[text], _BLOCK, text)
         for text, wanted in ((ONION_ONLY, onion_only), (HTTPS_ONLY, https_only))
         if wanted

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from avne.ipc.messages import Capability, Code
 from avne.upstream import kinds
@@ -12,6 +12,8 @@ from avne.upstream.base import Log, OpenError, Upstream
 from avne.upstream.patterns import Host
 from avne.upstream.router import Ask, Blocked, ByName, Router
 from avne.upstream.spec import UpstreamSpec
+
+ELSEWHERE: Final = (".i2p", ".alt")  # names of other systems (RFC 9476)
 
 
 class Route:
@@ -76,13 +78,18 @@ class Routes:
 
     def judge(self, what: str) -> Code:
         """The answer to a ROUTE: SUCCEEDED, BY_NAME or BLOCKED."""
-        onion = Host.of(what).is_onion
+        host = Host.of(what)
+        onion, elsewhere = host.is_onion, host.name.endswith(ELSEWHERE)
         try:
             upstream = self.asked(what)
         except OpenError as error:
-            if onion and error.code == Code.BY_NAME and not self._leads_to_tor(what):
+            if error.code == Code.BY_NAME and (
+                (onion and not self._leads_to_tor(what)) or (elsewhere and not self._is_chosen(what))
+            ):
                 return Code.BLOCKED
             return Code(error.code)
+        if elsewhere:  # no rule leads there, and DNS knows no such names
+            return Code.BLOCKED
         if onion:  # RFC 7686 §2: not for anybody but Tor
             return Code.BY_NAME if Capability.RESOLVE in upstream.capabilities else Code.BLOCKED
         # The resolver is asked by way of a connection, which has a rule of its own.
@@ -92,8 +99,11 @@ class Routes:
 
     def _leads_to_tor(self, what: str) -> bool:
         """Whether a rule has chosen a way for this onion name, or Tor is among its ways."""
+        return self._is_chosen(what) or Capability.RESOLVE in self.default.capabilities
+
+    def _is_chosen(self, what: str) -> bool:
         way = self._router.name(what)
-        return isinstance(way, ByName) and (way.chosen or Capability.RESOLVE in self.default.capabilities)
+        return isinstance(way, ByName) and way.chosen
 
     def _tell(self, rule: int) -> None:
         if rule not in self._told:

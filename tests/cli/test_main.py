@@ -107,7 +107,6 @@ def test_what_opens_and_closes_holes(ran):
         (["run", "--rule", "a..b=block", "true"], 125, "the 1. rule"),
         (["run", "--rule", "*.lan=direct", "true"], 125, "--allow-direct"),
         (["run", "--upstream", "direct", "true"], 125, "--allow-direct"),
-        (["run", "--https-only", "--resolver", "h:5353", "true"], 125, "--resolver none"),
         (["rules", "test", "host", "x"], 2, "'x' is no port"),
         (["rules", "show", "host", "1"], 2, "show"),
         (["--foo"], 125, "unknown option --foo"),

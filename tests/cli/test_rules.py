@@ -53,7 +53,7 @@ def test_the_rule_that_matches_is_named_with_its_reason_and_the_whole_table(caps
         (["--upstream", "log+socks5://h:1", "a.test", "80"], 0, "log+socks5://h:1, by rule 2",
          "Its name is looked up by way of log+socks5."),
         (["--onion-only", "a.test", "80"], 1, "block, by rule 1", "Its name does not exist for the program"),
-        (["--https-only", "a.test", "80"], 1, "block, by rule 1", "Its name is looked up by way of tor."),
+        (["--https-only", "a.test", "80"], 1, "block, by rule 2", "Its name is looked up by way of tor."),
         (["--rule", "*:80=direct", "a.test", "80"], 0, "direct, by rule 1", "Its name is not looked up"),
         (["192.0.2.1", "80"], 0, "tor, by rule 2", "It is an address"),
         (["--rule", "a.test=default", "--rule", "*=block", "b.test", "1"], 1, "block, by rule 2",

@@ -54,7 +54,7 @@ def test_the_first_match_wins(host: str, port: int, expected: str) -> None:
     [
         ("example.org", 443, "block", "tor"), ("example.org", 80, "block", "block"), (ONION, 80, "tor",
         "tor"), ("192.0.2.1", 443, "block", "tor"), ("192.0.2.1", 80, "block", "block"), ("x.onion.example",
-        80, "block", "block"), ("avne.internal", 80, "pages", "pages"), ("192.0.2.1", 53, "block", "tor"),
+        80, "block", "block"), ("avne.internal", 80, "pages", "pages"), ("192.0.2.1", 53, "block", "block"),
         ("2001:db8::1", 80, "block", "block"),
     ],
 )  # fmt: skip
@@ -104,6 +104,14 @@ def test_the_options_and_names() -> None:
     assert router(onion_only=True).name("example.org") == Blocked(0)
     assert router(onion_only=True).name(ONION) == Ask(2)
     assert router(https_only=True).name("example.org") == Ask(2)
+
+
+@pytest.mark.parametrize("resolver", [("192.0.2.53", 53), ("2001:db8::53", 5353), ("dns.example", 53)])
+def test_https_only_leaves_the_resolver_to_avne_itself(resolver: tuple[str, int]) -> None:
+    found = table([], TOR, https_only=True, resolver=resolver)
+    assert kind(found, *resolver) == "tor"
+    assert kind(found, resolver[0], 54) == "block"
+    assert kind(table([], TOR, True, True, resolver), *resolver) == "block"
 
 
 HOSTS = ["a.i2p", "i2p", "b.example", "example", ONION, "10.0.0.1", "11.0.0.1", "::1", "avne.internal"]
@@ -187,6 +195,15 @@ def test_what_a_worker_answers_about_names() -> None:
     assert routes("*.onion=tor://h:1", default=PLAIN).judge(ONION) is Code.BY_NAME
     assert routes("*:80=http://h:1", default=PLAIN).judge(ONION) is Code.BLOCKED
     assert routes("*:80=http://h:1").judge(ONION) is Code.BY_NAME, "some of its ports lead to Tor"
+
+
+@pytest.mark.parametrize("name", ["x.i2p", "x.alt", "i2p.alt"])
+def test_names_of_other_systems_go_where_a_rule_about_them_says_and_nowhere_else(name: str) -> None:
+    assert routes("*:80=socks5://h:1").judge(name) is Code.BLOCKED
+    assert routes("*:25=block").judge(name) is Code.BLOCKED
+    assert routes(f"{name}=http://h:1").judge(name) is Code.BY_NAME
+    assert routes(f"{name}:80=http://h:1").judge(name) is Code.BY_NAME
+    assert routes(f"{name}=block").judge(name) is Code.BLOCKED
 
 
 def test_a_name_is_not_asked_of_a_resolver_that_is_reached_another_way() -> None:
