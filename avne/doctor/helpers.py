@@ -19,7 +19,7 @@ GROUPS: Final = (
     ("who we are", "IDENTITY"),
     ("user namespace", "ID_MAP"),
     ("namespaces", "FIND"),
-    ("tun", "TUN_CONFIGURE"),
+    ("tun", "VETH"),
     ("addresses, routes", "ROUTES"),
     ("/proc, /sys", "MOUNT_SYS"),
     ("files", "HOSTNAME"),
@@ -92,13 +92,13 @@ def tun() -> str:
     try:
         status = os.stat(_NODE)
     except OSError as error:
-        raise AvneError(
+        raise Limited(  # what comes of it the environment shows
             f"{_NODE}: {os.strerror(error.errno or 0)}",
             "Load the module: sudo modprobe tun; in a container, --device /dev/net/tun",
         ) from error
     seen = f"{stat.filemode(status.st_mode)}, uid {status.st_uid}"
     if not stat.S_ISCHR(status.st_mode) or status.st_rdev != _DEVICE:
-        raise AvneError(f"{_NODE} is not the tun device ({seen})", "sudo mknod -m 0666 /dev/net/tun c 10 200")
+        raise Limited(f"{_NODE} is not the tun device ({seen})", "sudo mknod -m 0666 /dev/net/tun c 10 200")
     try:
         os.close(os.open(_NODE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
@@ -119,14 +119,14 @@ def environment() -> list[Line]:
     while True:
         path = helpers.pop(0)
         kind = KINDS.get(path) or ("rootless" if os.geteuid() else "root")
-        stage, error_number, link = _try(path)
+        stage, error_number, instead = _try(path)
         goes_on = bool(stage and helpers and launch.another_may_work(stage))
-        lines += _lines(kind, stage, error_number, goes_on, link)
+        lines += _lines(kind, stage, error_number, goes_on, instead)
         if not goes_on:
             return lines
 
 
-def _lines(kind: str, failed: str, number: int, goes_on: bool, link: str = "") -> list[Line]:
+def _lines(kind: str, failed: str, number: int, goes_on: bool, instead: str) -> list[Line]:
     lines: list[Line] = []
     if failed == _GONE:
         return [
@@ -136,8 +136,8 @@ def _lines(kind: str, failed: str, number: int, goes_on: bool, link: str = "") -
         title = f"{kind}: {name}"
         if not failed or launch.STAGES.index(failed) > launch.STAGES.index(last):
             if not (kind in ("root", "setuid") and name == "user namespace"):
-                done = link if link and name == "tun" else _DONE.get(name, "done")
-                lines.append(Line(title, OK, done))
+                done = _DONE.get(name, "done")
+                lines.append(Line(title, OK, (name == "tun" and instead) or done))
             continue
         found = launch.explain(failed, number, kind == "setuid", "true")
         told = f"{found.problem}; the next helper is tried" if goes_on else found.problem
@@ -154,21 +154,21 @@ _DONE: Final = {
 
 
 def _try(path: str) -> tuple[str, int, str]:
-    """The stage that failed and its errno, an empty one where none did; what stands in the place of a tun."""
+    """The stage that failed and its errno, an empty one where none did; what there is instead of a tun."""
     env = launch.Environment(path)
-    link = ""
+    instead = ""
     try:
         while True:
             event = env.receive()
             if isinstance(event, launch.Tun):
                 os.close(event.fd)
-                link = launch.instead_of_tun(event).strip(", ")
+                instead = launch.instead_of_tun(event).removeprefix(", ")
                 env.go(["true"], {"PATH": "/usr/bin:/bin"}, 0, 0)
             elif isinstance(event, launch.Exited):
-                return ("", 0, link) if event.status == 0 else ("EXEC", 0, link)
+                return ("", 0, instead) if event.status == 0 else ("EXEC", 0, instead)
             elif isinstance(event, launch.Failed):
-                return event.stage, event.errno, link
+                return event.stage, event.errno, instead
             elif isinstance(event, launch.Gone):
-                return _GONE, 0, link
+                return _GONE, 0, instead
     finally:
         env.close()

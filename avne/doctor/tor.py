@@ -62,10 +62,10 @@ def upstream() -> str:
 
 
 def _spec() -> UpstreamSpec | None:
-    """The upstream of what no rule is about; None where it is a Tor that does not run."""
+    """The default upstream; None where it needs a Tor and none runs."""
     written = routing.parse(load())
     found = find_tor() if written.needs_tor else None
-    return None if written.needs_tor and found is None else written.completed(found).default
+    return None if written.needs_tor and not found else written.completed(found).default
 
 
 def _bootstrapped(spec: UpstreamSpec, told: dict[str, str]) -> str:

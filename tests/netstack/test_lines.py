@@ -179,11 +179,12 @@ class Far:
         self.pids: list[int] = []
         self.netstack = self._start("avne.netstack.process")
         with listener:
-            self.netstack.send("config", {"session": "x", "endpoint": endpoint}, fds=(listener.fileno(),))
+            config = {"session": "x", "endpoint": endpoint, "dns": "tcp"}
+            self.netstack.send("config", config, fds=(listener.fileno(),))
         tun, self.tun = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
         self.tun.settimeout(TIMEOUT)
         with tun:
-            self.netstack.send("tun", fds=(tun.fileno(),))
+            self.netstack.send("tun", 0, fds=(tun.fileno(),))
         spec = UpstreamSpec("socks5", server.address)
         self.worker = self._start("avne.upstream.worker")
         routing = {"rules": table([], spec).to_config(), "resolver": None, "about": {"upstream": "socks5"}}
