@@ -317,7 +317,7 @@ def test_what_a_proxy_of_this_machine_sends_ahead_is_bounded(net, host):
         ours = sockets.create_connection(listener.getsockname()[:2])
         with listener.accept()[0] as end:
             socket, flow = parked(net)
-            net.stack.handle(b"w0", encode(messages.SOCKET, flow, 5), ours, net.now)
+            net.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT), ours, net.now)
             net.turn()
             assert ours.getsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF) == 2 * LOCAL_BUFFER  # socket(7)
             end.send(b"at once")
@@ -331,7 +331,7 @@ def test_a_socket_that_broke_on_its_way_is_a_reset_and_no_fault_of_the_worker(ne
         end.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
         end.close()
         socket, flow = parked(net)
-        net.stack.handle(b"w0", encode(messages.SOCKET, flow, 5), ours, net.now)
+        net.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT), ours, net.now)
         net.settle()
         socket.send()
         net.settle()
