@@ -5,14 +5,17 @@
 PYTHON := .venv/bin/python
 HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 
-.PHONY: help demo test leaktest bench fuzz netsim lint format docs resolvers deps venv clean
+.PHONY: help demo test leaktest soak-browser chaos bench fuzz fuzz-helper netsim lint format docs resolvers deps venv clean
 
 help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
 	@echo 'make test    lint, types, every test (needs root or sudo)'
 	@echo 'make bench   fail if avne has become slower than its peers (bench/recorded.json)'
 	@echo 'make fuzz    hostile inputs to every surface; ARGS="--inputs 2000000 --jobs 2"'
+	@echo 'make fuzz-helper  a million spoilt messages of each kind to the privileged code; ARGS="--requests 2000000"'
 	@echo 'make leaktest  every known way out, and what stops it: docs/leaks.md'
+	@echo 'make chaos   kill, stop and starve the parts of runs at random: docs/reliability.md'
+	@echo 'make soak-browser  a minute of a restless browser beside an uplink that must stay silent'
 	@echo 'make lint    ruff, mypy, and whether docs are stale or an RFC has gaps'
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
@@ -39,6 +42,18 @@ leaktest:
 	@$(MAKE) -s venv
 	@scripts/as-root -m tests.leaks
 
+# docs/reliability.md; ARGS='--acts 100' for fewer.
+chaos:
+	@scripts/deps test
+	@$(MAKE) -s venv
+	@scripts/as-root -m tests.chaos --write $(ARGS)
+
+# ARGS='--program firefox-esr --mode setuid --seconds 600'
+soak-browser:
+	@scripts/deps test
+	@$(MAKE) -s venv
+	@scripts/as-root -m tests.bed.soak $(ARGS)
+
 # ARGS='--path DIR' for peers that are not on the path.
 bench:
 	@scripts/deps demo
@@ -47,6 +62,9 @@ bench:
 
 fuzz: venv
 	$(PYTHON) -m tests.fuzz $(ARGS)
+
+fuzz-helper: venv
+	$(PYTHON) -m tests.privileged.fuzz $(ARGS)
 
 lint: venv
 	$(PYTHON) -m ruff check

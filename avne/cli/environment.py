@@ -36,6 +36,9 @@ _ALL_PROXY = f"socks5h://{GATEWAY_V4}:1080"
 _NO_PROXY = f"localhost,.localhost,127.0.0.0/8,127.0.0.1,::1,{GATEWAY_V4}"
 PROXY = {"ALL_PROXY": _ALL_PROXY, "all_proxy": _ALL_PROXY, "NO_PROXY": _NO_PROXY, "no_proxy": _NO_PROXY}
 
+# What programs are told of where they are, unless the user says otherwise: Firefox and its kin are not to
+# look for an instance of themselves to do their work, on a display or a bus that is shared.
+TOLD = {"MOZ_NO_REMOTE": "1"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -50,7 +53,7 @@ def program_environment(
     more = set(passed)
     for name in more:
         check_name(name, "--env")
-    kept = {
+    kept = TOLD | {
         name: value
         for name, value in environ.items()
         if name in KEPT or name.startswith(KEPT_PREFIX) or name in more

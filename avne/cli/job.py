@@ -22,8 +22,10 @@ class Job(NamedTuple):
     inherited: Inherited
     helpers: list[str]  # paths, in the order to try
     netstack: dict[str, Any]  # the `config` of the netstack
+    on_failure: str  # restart or kill
     capture: int  # the file of a capture, or -1
-    upstream: UpstreamSpec
+    upstream: UpstreamSpec  # of what no rule is about
+    routing: dict[str, Any]  # of a worker's `config`: rules, resolver, about
     workers: int
     request: Request  # what the environment is to be
     receipt: Receipt | None = None

@@ -163,10 +163,14 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(*short, option(name), dest=name, metavar=metavar, help=f"{key.help} ({key.form})")
 
     setting("upstream", "URL")
+    _rule_options(parser)
+    switch_direct = "let rules lead past Tor and every proxy, from this machine's own address (direct)"
+    parser.add_argument("--allow-direct", action="store_true", help=switch_direct)
     setting("workers", "N")
     setting("dns", "MODE")
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
+    setting("on_failure", "WHAT")
     setting("tor.torrc", "FILE")
     parser.add_argument("--name", default="", metavar="NAME",
                         help="what avne ps, attach and stop call it")  # fmt: skip
@@ -198,6 +202,16 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
+def _rule_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rule", dest="rules", action="append", metavar="PATTERN=UPSTREAM",
+                        help="give some destinations another upstream; repeatable, the first that "
+                        "matches wins")  # fmt: skip
+    parser.add_argument("--onion-only", dest="onion_only", action="store_const", const="true",
+                        help="refuse everything but onion services")  # fmt: skip
+    parser.add_argument("--https-only", dest="https_only", action="store_const", const="true",
+                        help="refuse everything but port 443 and onion services")  # fmt: skip
+
+
 def _run(options: argparse.Namespace) -> int:
     from avne.cli.openings import Options
     from avne.cli.run import More, run
@@ -213,7 +227,8 @@ def _run(options: argparse.Namespace) -> int:
         tuple(options.env), tuple(options.setenv),
     )  # fmt: skip
     more = More(
-        options.quiet, openings, options.capture, options.name, options.receipt, options.proxy_env
+        options.quiet, openings, options.capture, options.name, options.receipt, options.proxy_env,
+        options.allow_direct,
     )  # fmt: skip
     return run(program, flags, more)
 
@@ -248,6 +263,12 @@ def _stop(options: argparse.Namespace) -> int:
     return stop(options.target)
 
 
+def _reload(options: argparse.Namespace) -> int:
+    from avne.cli.stop import reload
+
+    return reload(options.target)
+
+
 def _json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -255,7 +276,13 @@ def _json_option(parser: argparse.ArgumentParser) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from avne.cli.doctor import doctor
 
-    return doctor(options.json)
+    return doctor(options.json, options.resolve)
+
+
+def _prepare_doctor(parser: argparse.ArgumentParser) -> None:
+    _json_option(parser)
+    parser.add_argument("--resolve", default="", metavar="NAME",
+                        help="also ask for the address of NAME, through Tor")  # fmt: skip
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -264,22 +291,41 @@ def _config(options: argparse.Namespace) -> int:
     return show_config(options.json)
 
 
+def _prepare_rules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["test"], metavar="test", help="which rule a connection gets")
+    parser.add_argument("host", metavar="NAME", help="a name or an address")
+    parser.add_argument("port", metavar="PORT", help="a number")
+    parser.add_argument("--upstream", metavar="URL", help="as of avne run")
+    _rule_options(parser)
+
+
+def _rules(options: argparse.Namespace) -> int:
+    from avne.cli.rules import test
+
+    names = ("upstream", "rules", "onion_only", "https_only")
+    return test(options.host, options.port, {name: getattr(options, name) for name in names})
+
+
 def _prepare_setup(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--remove", action="store_true", help="undo it")
+    parser.add_argument("--setuid", action="append_const", dest="wanted", const="setuid",
+                        help="install the setuid helper (what is done without a flag)")  # fmt: skip
+    parser.add_argument("--apparmor", action="append_const", dest="wanted", const="apparmor",
+                        help="install an AppArmor profile instead: Ubuntu 23.10 and later")  # fmt: skip
+    parser.add_argument("--remove", action="store_true", help="undo it; without a flag, both")
     parser.add_argument("--dry-run", action="store_true", help="print the commands instead")
 
 
 def _setup(options: argparse.Namespace) -> int:
     from avne.cli.setup import setup
 
-    return setup(options.remove, options.dry_run)
+    return setup(options.remove, options.dry_run, options.wanted or ())
 
 
 def _verify(options: argparse.Namespace) -> int:
     from avne.cli.verify import verify
 
     switches = {"--strict": options.strict, "--private-home": options.private_home}
-    return verify(options.json, [name for name, given in switches.items() if given])
+    return verify(options.json, [name for name, given in switches.items() if given], options.session)
 
 
 def _prepare_verify(parser: argparse.ArgumentParser) -> None:
@@ -288,6 +334,8 @@ def _prepare_verify(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", help="of an environment that avne run --strict makes"
     )
     parser.add_argument("--private-home", action="store_true", help="the same of --private-home")
+    parser.add_argument("--session", default="", metavar="NAME|ID|PID",
+                        help="of one that runs, by avne attach")  # fmt: skip
 
 
 def _prepare_help(parser: argparse.ArgumentParser) -> None:
@@ -317,21 +365,24 @@ COMMANDS = {
     ),
     "ps": Command("[--json]", "list your environments", _json_option, _ps),
     "stop": Command("NAME|ID", "end an environment's program", _prepare_stop, _stop),
+    "reload": Command(
+        "NAME|ID", "replace an environment's network, by a newer one for example", _prepare_stop, _reload
+    ),
     "doctor": Command(
-        "[--json]",
+        "[--json] [--resolve NAME]",
         "check what this machine has and what is missing",
-        _json_option,
+        _prepare_doctor,
         _doctor,
     ),
     "verify": Command(
-        "[--json] [--strict] [--private-home]",
+        "[--json] [--strict] [--private-home | --session NAME|ID|PID]",
         "try every known way out of an environment, and show what stops it",
         _prepare_verify,
         _verify,
     ),
     "setup": Command(
-        "[--remove] [--dry-run]",
-        "install the setuid helper, where users may not make namespaces",
+        "[--setuid] [--apparmor] [--remove] [--dry-run]",
+        "let ordinary users make environments where the machine forbids it",
         _prepare_setup,
         _setup,
     ),
@@ -340,6 +391,12 @@ COMMANDS = {
         "show the settings in force and where they come from",
         _json_option,
         _config,
+    ),
+    "rules": Command(
+        "test [OPTION...] NAME PORT",
+        "show which rule a connection would get, and why",
+        _prepare_rules,
+        _rules,
     ),
     "help": Command("[COMMAND]", "show the help of a command", _prepare_help, _help),
 }

@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from avne import __version__
@@ -33,7 +33,7 @@ class Receipt:
             "avne": __version__, "python": sys.version.split()[0], "kernel": os.uname().release,
             "session": None, "mode": None, "layers": None, "upstream": None, "opened": [],
             "start": _now(), "started": None, "end": None, "exit": None,
-            "tried": None, "network": None,
+            "tried": None, "network": None, "network_restarts": 0,
         }  # fmt: skip
 
     @classmethod
@@ -67,9 +67,13 @@ class Receipt:
             receipt.write()
             os.close(fd)
 
-    def begin(self, session: str, upstream: UpstreamSpec, options: Options) -> None:
+    def begin(
+        self, session: str, upstream: UpstreamSpec, options: Options, direct: Sequence[str] = ()
+    ) -> None:
+        """`direct`: the patterns of rules that lead past every proxy."""
         opened = [f"share {path}" for path in options.share] + (["gui"] if options.gui else [])
-        self._facts |= {"session": session, "upstream": upstream.kind, "opened": opened}
+        opened += [f"direct {pattern}" for pattern in direct]
+        self._facts |= {"session": session, "upstream": upstream.label(), "opened": opened}
 
     def started(self, environment: Environment) -> None:
         """The program has been exec'd: what surrounds it now."""
@@ -81,6 +85,10 @@ class Receipt:
         """The netstack's own account, once everything has been handed on."""
         self._facts["network"] = dict(account)
         self._facts["tried"] = tried(counters, account)
+
+    def interrupted(self) -> None:
+        """The netstack was replaced: `network` and `tried` will be of the last one only."""
+        self._facts["network_restarts"] += 1
 
     def end(self, code: int) -> None:
         """The run's exit code; negative where a signal ended the program."""

@@ -10,11 +10,11 @@ not answer) is no crash: it is tried again for as long as the program runs.
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from avne.cli.children import Part
 from avne.errors import AvneError
 from avne.ipc.control import Control
-from avne.upstream.spec import UpstreamSpec
 
 MODULE = "avne.upstream.worker"
 MAX_CRASHES = 5
@@ -53,12 +53,12 @@ class Worker(Part):
 
     __slots__ = ("generation", "identity", "slot")
 
-    def __init__(self, slot: int, generation: int, upstream: UpstreamSpec, netstack: Control) -> None:
+    def __init__(self, slot: int, generation: int, routing: dict[str, Any], netstack: Control) -> None:
         super().__init__(f"upstream worker {slot}", f"w{slot}.{generation}", MODULE)
         self.slot = slot
         self.generation = generation
         self.identity = f"w{slot}.{generation}"
-        config = {"identity": self.identity, "upstream": upstream.to_config()}
+        config = {"identity": self.identity, **routing}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:  # the two ends of its lane, for the netstack and for the worker
             netstack.send("lane", self.identity, fds=(ours.fileno(),))

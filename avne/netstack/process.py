@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, Any
 from avne.errors import Malformed
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
-from avne.limits import TUN_MTU
+from avne.limits import LEAST_READ, TUN_MTU
 from avne.netstack.capture import Capture
 from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
+from avne.netstack.link import GONE, Packets, Tun
 from avne.netstack.stack import Stack
 from avne.netstack.wire import split, vnet
 
@@ -57,18 +58,22 @@ class Process:
         names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
         self._stack = Stack(names, os.urandom)
         self._stack.account.keep_names = bool(config.get("log_names"))
+        generation = config.get("generation", 1)
+        self._stack.port53.names.begin_at(generation)
         self._epoll = select.epoll()
         self._lines = Lines(self._router(config, fds), self._epoll)
-        self._capture = self._stack.capture = self._begin_capture(config["session"], *fds)
-        self._streams = Streams(self._epoll, self._log, self._stack.pool)
+        self._capture = self._stack.capture = self._begin_capture(config["session"], generation, *fds)
+        self._streams = Streams(self._epoll, self._log, self._stack.pool, LEAST_READ)
         self._stack.upstreams.streams = self._streams
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last
-        _, fds = self._expect("tun")
+        message, fds = self._expect("tun")
         self._tun = fds[0]
-        os.set_blocking(self._tun, False)
-        for fd in (self._tun, control.fileno()):
-            self._epoll.register(fd, select.EPOLLIN)
+        link = Packets(self._tun, self._stack.count) if message[1] else Tun(self._tun)
+        self._link = link
+        self._read, self._readv, self._writev = link.read, link.readv, link.writev
+        self._epoll.register(control.fileno(), select.EPOLLIN)
+        self._reads_tun = False  # not before a worker has joined: packets wait in the device
         self._ended = False
         self._draining = False
         self._owing = -1
@@ -95,11 +100,14 @@ class Process:
 
         return Router(fds.pop(0), config["endpoint"])
 
-    def _begin_capture(self, session: str, fd: int = -1) -> Capture | None:
+    def _begin_capture(self, session: str, generation: int, fd: int = -1) -> Capture | None:
         if fd < 0:
             return None
         file = io.FileIO(fd, "w")
-        file.truncate(0)
+        if generation == 1:
+            file.truncate(0)
+        else:
+            file.seek(0, os.SEEK_END)  # pcapng: a section of its own, behind the predecessor's
         epoch = time.time_ns() - time.monotonic_ns()
         stack = self._stack
         return Capture(file, f"avne {session}", epoch, stack.port53.names.name_of, stack.counters)
@@ -173,7 +181,7 @@ class Process:
             for count in range(1, _READS_PER_TURN + 1):
                 room = stack.pool.room(_READ)
                 if room is None:
-                    frame = os.read(self._tun, _READ)
+                    frame = self._read(_READ)
                     stack.account.frame_in(len(frame))
                     if self._capture:
                         self._capture.guest_sent((frame,), now)
@@ -188,7 +196,7 @@ class Process:
 
     def _read_split(self, room: memoryview, now: float) -> None:
         head = self._head
-        size = os.readv(self._tun, (head, room))
+        size = self._readv((head, room))
         self._stack.account.frame_in(size)
         if self._capture:
             self._capture.guest_sent((head[:size], room[: max(0, size - len(head))]), now)
@@ -205,18 +213,22 @@ class Process:
 
     def _write_tun(self) -> None:
         packets = self._stack.packets
-        tun = self._tun
-        writev = os.writev
+        writev = self._writev
         account = self._stack.account
         capture = self._capture
         while packets:
             pieces = packets.popleft()
             try:
-                account.frame_out(writev(tun, pieces))
+                account.frame_out(writev(pieces))
+            except BlockingIOError:  # a packet socket that has no room
+                self._stack.count("tun-write-later")
+                packets.appendleft(pieces)
+                self._tun_more = True  # so that the next turn does not wait
+                return
             except OSError as error:
                 # The kernel refused a frame: ours to fix, but not a reason to end a session.
                 self._stack.count(f"tun-write-{error.errno}")
-                if error.errno == 5:  # EIO: the device is down or gone, and so is the environment
+                if error.errno in GONE:  # and so is the environment
                     packets.clear()
             else:
                 if capture:
@@ -239,8 +251,14 @@ class Process:
                     continue
                 if joining:
                     self._control.send("worker", worker.decode(), self._kind(worker))
+                    self._begin_to_read()
         except CutOff as cut:
             self._cut_off(cut.worker, cut.reason, now)
+
+    def _begin_to_read(self) -> None:
+        if not self._reads_tun:
+            self._reads_tun = True
+            self._epoll.register(self._tun, select.EPOLLIN)
 
     def _kind(self, worker: bytes) -> str:
         return self._stack.upstreams.workers[worker].kind
@@ -297,6 +315,8 @@ class Process:
             self._stack.upstreams.drain()
             self._write_workers(time.monotonic())
             account = self._stack.account.sum(self._stack.connections.values(), self._stack.port53.leases())
+            if lost := self._link.lost():
+                self._stack.counters["tun-lost"] += lost
             self._control.send("drained", dict(self._stack.counters), account)
 
     def _log(self, *event: Any) -> None:

@@ -15,15 +15,20 @@ from avne.errors import EXIT_AVNE, EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, AvneErro
 
 SETUP = "Or let an administrator install the setuid helper: sudo avne setup"
 _CONTAINER = (
-    "Inside a container: start it with --security-opt seccomp=unconfined "
+    "Inside a container: start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
     "--security-opt systempaths=unconfined --device /dev/net/tun, or run avne on the host."
 )
-_UBUNTU = "kernel/apparmor_restrict_unprivileged_userns"
+RESTRICTION = "kernel/apparmor_restrict_unprivileged_userns"
+_PROFILE = f"Let an administrator allow them to avne's helper alone: sudo avne setup --apparmor. {SETUP}"
 
 _PLAIN = {
     "IDENTITY": (
         "the helper was started with privileges that it does not know",
         "Start avne as an ordinary user or as root; the setuid helper is the one that sudo avne setup makes.",
+    ),
+    "DESCRIPTORS": (
+        "what the caller has open cannot be closed, so nothing was started",
+        f"avne needs Linux 5.11 or later. {_CONTAINER}",
     ),
     "STDIO": (
         "standard input, output or error is no file, terminal, pipe or stream, but a way around avne",
@@ -46,6 +51,10 @@ _PLAIN = {
         "the tun device cannot be set up",
         "avne needs Linux 5.11 or later with CONFIG_TUN; inside a container, CAP_NET_ADMIN.",
     ),
+    "VETH": (
+        "/dev/net/tun cannot be opened, and no veth pair can be made in its place",
+        "sudo modprobe tun && sudo chmod 0666 /dev/net/tun; or sudo modprobe veth; or a container's --device",
+    ),
     "ADDRESSES": ("the tun device takes no address", "Is the kernel's network complete? dmesg | tail"),
     "ROUTES": ("the tun device takes no route", "Is the kernel's network complete? dmesg | tail"),
     "HOSTNAME": ("the environment's name cannot be set", "Inside a container: run avne on the host."),
@@ -62,7 +71,7 @@ _PLACES = {
     "MOUNT_TMP": "/tmp and /var/tmp cannot be covered",
     "MASK": "what tells of the host in /proc, or a socket, cannot be covered",
     "MOUNT_DEV": "a new /dev cannot be made",
-    "MOUNT_ETC": "/etc cannot be covered by an overlay",
+    "MOUNT_ETC": "/etc cannot be covered, by an overlay or otherwise",
 }
 
 
@@ -82,7 +91,7 @@ def explain(stage: str, error: int, setuid: bool, program: str) -> AvneError:
         problem, cure = _no_namespaces(error)
     elif _apparmor_restricts() and not setuid and error in (errno.EPERM, errno.EACCES):
         problem = "AppArmor restricts user namespaces on this machine"
-        cure = f"Ask an administrator: sudo sysctl {_UBUNTU.replace('/', '.')}=0. {SETUP}"
+        cure = _PROFILE
     elif stage == "ID_MAP":
         problem, cure = "the user namespace takes no user", f"Is it allowed for your user? {SETUP}"
     elif stage in _PLACES:
@@ -124,12 +133,12 @@ def _another_version(setuid: bool) -> tuple[str, str]:
 
 
 def _no_user_namespace(error: int) -> tuple[str, str]:
-    if _setting("kernel/unprivileged_userns_clone") == "0":
+    if setting("kernel/unprivileged_userns_clone") == "0":
         return (
             "user namespaces are for root only on this machine (kernel.unprivileged_userns_clone=0)",
             f"Ask an administrator: sudo sysctl kernel.unprivileged_userns_clone=1. {SETUP}",
         )
-    if _setting("user/max_user_namespaces") == "0":
+    if setting("user/max_user_namespaces") == "0":
         return (
             "user namespaces are switched off on this machine (user.max_user_namespaces=0)",
             f"Ask an administrator: sudo sysctl user.max_user_namespaces=15000. {SETUP}",
@@ -138,20 +147,27 @@ def _no_user_namespace(error: int) -> tuple[str, str]:
         return "there are too many user namespaces", f"End some: lsns -t user. {SETUP}"
     if error == errno.EINVAL:
         return "this kernel has no user namespaces (CONFIG_USER_NS)", SETUP
-    if _in_container():
+    if in_container():
         return "this container does not allow user namespaces", _CONTAINER
     if _apparmor_restricts():
         return (
             "AppArmor restricts user namespaces on this machine",
-            f"Ask an administrator: sudo sysctl {_UBUNTU.replace('/', '.')}=0. {SETUP}",
+            _PROFILE,
         )
     return "user namespaces are not allowed here", f"Not possible inside a chroot. {SETUP}"
 
 
 def _no_namespaces(error: int) -> tuple[str, str]:
+    for kind in ("cgroup", "ipc", "mnt", "net", "pid", "uts"):
+        if setting(f"user/max_{kind}_namespaces") == "0":
+            name = f"user.max_{kind}_namespaces"
+            return (
+                f"namespaces of a kind that avne needs are switched off on this machine ({name}=0)",
+                f"Ask an administrator: sudo sysctl {name}=15000",
+            )
     if error == errno.ENOSPC:
         return "there are too many namespaces", "End some: lsns; or raise the limits in /proc/sys/user."
-    if error == errno.EPERM and _in_container():
+    if error == errno.EPERM and in_container():
         return "this container does not allow namespaces", _CONTAINER
     return "the namespaces cannot be made", "avne needs a kernel with CONFIG_NAMESPACES, and NET_NS, PID_NS…"
 
@@ -170,12 +186,15 @@ def _no_tun(error: int) -> tuple[str, str]:
 def _mount_cure(stage: str, error: int) -> str:
     if stage == "MOUNT_PRIVATE" and error == errno.EINVAL:
         return "Not possible inside a chroot."
-    if stage == "MOUNT_ETC" and error in (errno.EINVAL, errno.ENODEV, errno.EPERM):
-        return f"avne needs Linux 5.11 or later with overlayfs: sudo modprobe overlay. {_CONTAINER}"
-    return _CONTAINER if _in_container() else f"dmesg | tail may say more. {SETUP}"
+    if stage == "MOUNT_ETC" and error in (errno.EINVAL, errno.ENODEV, errno.EPERM, errno.ENOSYS):
+        return f"avne needs Linux 5.12 or later, or overlayfs: sudo modprobe overlay. {_CONTAINER}"
+    if stage == "MOUNT_PROC" and error == errno.EPERM:
+        where = "" if in_container() else "What covers it: findmnt -R /proc. "
+        return f"Parts of the old one are covered, and it would show the host. {where}{_CONTAINER}"
+    return _CONTAINER if in_container() else f"dmesg | tail may say more. {SETUP}"
 
 
-def _setting(name: str) -> str:
+def setting(name: str) -> str:
     """A sysctl; empty where there is none."""
     try:
         return Path("/proc/sys", name).read_text().strip()
@@ -184,10 +203,10 @@ def _setting(name: str) -> str:
 
 
 def _apparmor_restricts() -> bool:
-    return _setting(_UBUNTU) == "1"
+    return setting(RESTRICTION) == "1"
 
 
-def _in_container() -> bool:
+def in_container() -> bool:
     """Docker, Podman and systemd-nspawn each leave one of these marks."""
     if any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv", "/run/host/container-manager"))):
         return True

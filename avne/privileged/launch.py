@@ -26,16 +26,17 @@ REQUEST, TUN, GO, STARTED, SIGNAL, EXITED, END, FAILED, ATTACH, TERMINAL = range
 MESSAGE: Final = struct.Struct("=IIQIiQQII")  # magic type layout stage value ignored blocked argc envc
 
 STAGES: Final = (
-    "REQUEST", "STDIO", "IDENTITY", "USER_NAMESPACE", "ID_MAP", "NAMESPACES", "FORK", "MOUNT_PRIVATE",
-    "FIND", "TUN_OPEN", "TUN_CONFIGURE", "ADDRESSES", "ROUTES", "MOUNT_PROC", "MOUNT_SYS", "MOUNT_RUN",
-    "MOUNT_TMP", "MOUNT_ETC", "MASK", "MOUNT_HOME", "MOUNT_DEV", "SHARE", "HOSTNAME", "DROP",
-    "SEAL", "GO", "EXEC", "ATTACH", "TARGET",
+    "REQUEST", "DESCRIPTORS", "STDIO", "IDENTITY", "USER_NAMESPACE", "ID_MAP", "NAMESPACES", "FORK",
+    "MOUNT_PRIVATE", "FIND", "TUN_OPEN", "TUN_CONFIGURE", "VETH", "ADDRESSES", "ROUTES", "MOUNT_PROC",
+    "MOUNT_SYS", "MOUNT_RUN", "MOUNT_TMP", "MOUNT_ETC", "MASK", "MOUNT_HOME", "MOUNT_DEV", "SHARE",
+    "HOSTNAME", "DROP", "SEAL", "GO", "EXEC", "ATTACH", "TARGET",
 )  # fmt: skip
 # Where the setuid helper has rights that an ordinary user lacks.
 _RIGHTS: Final = frozenset(STAGES[STAGES.index("USER_NAMESPACE") : STAGES.index("DROP")])
 
 PACKAGED: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "avne-helper")
 INSTALLED: Final = "/usr/local/libexec/avne/avne-helper"
+USERNS: Final = "/usr/local/libexec/avne/avne-helper-userns"  # not setuid: what AppArmor's profile is for
 
 _LINE: Final = 3
 _END_BOUND: Final = 5.0
@@ -86,9 +87,14 @@ NOTHING_MORE: Final = Request()
 
 
 class Tun(NamedTuple):
-    """The environment is sealed; `fd` is its tun, non-blocking, ours to close."""
+    """The environment is sealed; `fd` is its tun, non-blocking, ours to close.
+
+    `missing`: 0, or the errno with which /dev/net/tun was not opened; then it is a packet socket at the
+    other end of a veth pair, with the same header before each Ethernet frame (PACKET_VNET_HDR).
+    """
 
     fd: int
+    missing: int = 0
 
 
 class Started(NamedTuple):
@@ -142,7 +148,8 @@ def find_helper() -> str:
 def candidates(choice: str = "auto") -> list[str]:
     """The helpers to try, in this order: ``auto``, ``rootless`` (the package's), or ``setuid``.
 
-    As root the package's own does everything.  For anybody else the installed one comes second.
+    As root the package's own does everything.  For anybody else the installed ones come after it: first
+    the one that AppArmor has a profile for, which is rootless, too.
     Raises `AvneError` where the choice leaves none.
     """
     setuid_usable = os.geteuid() != 0 and os.access(INSTALLED, os.X_OK)
@@ -155,9 +162,10 @@ def candidates(choice: str = "auto") -> list[str]:
                 "Ask an administrator: sudo usermod -aG avne USER; then log in again.",
             )
         raise AvneError("the setuid helper is not installed", "Install it: sudo avne setup")
-    if choice == "auto" and setuid_usable:
-        return [find_helper(), INSTALLED]
-    return [find_helper()]
+    helpers = [find_helper()]
+    if os.geteuid() != 0 and os.access(USERNS, os.X_OK):
+        helpers.append(USERNS)
+    return [*helpers, INSTALLED] if choice == "auto" and setuid_usable else helpers
 
 
 def another_may_work(stage: str) -> bool:
@@ -232,7 +240,7 @@ class Environment:
         if magic != MAGIC or its_layout != self._layout:
             return Failed("REQUEST", errno.EPROTO)
         if kind == TUN and fds:
-            return Tun(fds[0])
+            return Tun(fds[0], value)
         if kind == STARTED:
             return Started()
         if kind == EXITED:
@@ -298,6 +306,13 @@ class Environment:
             os.kill(self.pid, signal.SIGKILL)
         os.close(process)
         os.waitpid(self.pid, 0)
+
+
+def instead_of_tun(event: Tun) -> str:
+    """To be said of an environment behind it; empty where it is a tun."""
+    if not event.missing:
+        return ""
+    return f", over a veth pair, as /dev/net/tun cannot be opened ({os.strerror(event.missing)})"
 
 
 def explain(stage: str, error: int, setuid: bool, program: str = "the program") -> AvneError:

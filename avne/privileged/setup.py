@@ -30,6 +30,7 @@ from avne.privileged import launch
 GROUP = "avne"
 DIRECTORY = os.path.dirname(launch.INSTALLED)
 MODE = 0o4750
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _MARK = "group-is-ours"
 _REINSTALL = "Reinstall avne: pip install --force-reinstall avne"
 
@@ -60,23 +61,23 @@ def install() -> str | None:
 
     Raises `AvneError`: not root, a helper that is not what was built, a directory that others may write.
     """
-    _require_root()
-    data = _built_helper()
+    require_root()
+    data = built_helper()
     made_group = _group() is None
     if made_group:
-        _command("groupadd", "--system", GROUP)
+        command("groupadd", "--system", GROUP)
     group = _group()
     assert group is not None
-    directory = _open_directory()
+    directory = open_directory()
     try:
         if made_group:
-            _place(directory, _MARK, b"", 0, 0o644)
-        _place(directory, os.path.basename(launch.INSTALLED), data, group, MODE)
+            place(directory, _MARK, b"", 0, 0o644)
+        place(directory, os.path.basename(launch.INSTALLED), data, group, MODE)
         os.fsync(directory)
     finally:
         os.close(directory)
     if user := _new_member():
-        _command("usermod", "--append", "--groups", GROUP, user)
+        command("usermod", "--append", "--groups", GROUP, user)
     if problems := verify_installed():
         raise AvneError(f"the installed helper is not as it should be: {'; '.join(problems)}", _REINSTALL)
     return user
@@ -84,7 +85,7 @@ def install() -> str | None:
 
 def remove() -> list[str]:
     """Undo `install`; gives what was removed.  Raises `AvneError` where this is not root."""
-    _require_root()
+    require_root()
     removed = []
     mark = os.path.join(DIRECTORY, _MARK)
     ours = os.path.exists(mark) and _group() is not None
@@ -94,7 +95,7 @@ def remove() -> list[str]:
             os.unlink(path)
             removed.append(path)
     if ours:
-        _command("groupdel", GROUP)
+        command("groupdel", GROUP)
         removed.append(f"group {GROUP}")
     with suppress(OSError):  # not there, or the administrator's files are in it
         os.rmdir(DIRECTORY)
@@ -132,10 +133,10 @@ def verify_installed() -> list[str]:
         problems.append(f"you may not run it: you are not in the group {GROUP}, or have yet to log in again")
     finally:
         os.close(fd)
-    return problems + _directory_problems(DIRECTORY)
+    return problems + directory_problems(DIRECTORY)
 
 
-def _require_root() -> None:
+def require_root() -> None:
     if os.geteuid() != 0:
         raise AvneError("setup needs root", "sudo avne setup")
 
@@ -147,13 +148,19 @@ def _built_digest() -> str:
     return HELPER_SHA256
 
 
-def _built_helper() -> bytes:
+def built_helper() -> bytes:
     """The package's helper, read once: what is checked is what is written."""
     with open(launch.find_helper(), "rb") as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != _built_digest():
         raise AvneError(f"{launch.PACKAGED} is not the helper that was built", _REINSTALL)
     return data
+
+
+def is_built(path: str) -> bool:
+    """Whether that is, byte for byte, the helper of this package."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest() == _built_digest()
 
 
 def _group() -> int | None:
@@ -176,8 +183,8 @@ def _new_member() -> str | None:
     return name if uid != 0 else None
 
 
-def _command(*words: str) -> None:
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+def command(*words: str) -> None:
+    environment = {"PATH": PATH, "LC_ALL": "C"}
     try:
         done = subprocess.run(
             words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
@@ -190,7 +197,7 @@ def _command(*words: str) -> None:
         raise AvneError(f"{shlex.join(words)} failed: {done.stderr.strip()}", "Do it by hand and try again.")
 
 
-def _directory_problems(path: str) -> list[str]:
+def directory_problems(path: str) -> list[str]:
     """Whether anybody but root could exchange what lies in `path`: it and all above it are looked at.
 
     Directories above may be open to a group: Debian gives /usr/local to staff, who are as good as root.
@@ -210,19 +217,19 @@ def _directory_problems(path: str) -> list[str]:
         current = os.path.dirname(current)
 
 
-def _open_directory() -> int:
+def open_directory() -> int:
     """The directory to install to, made where it is missing.  Raises `AvneError` if others may write it."""
     for path in (os.path.dirname(DIRECTORY), DIRECTORY):
         with suppress(FileExistsError):
             os.mkdir(path, 0o755)
             os.chown(path, 0, 0)  # /usr/local hands down its group, and its bit
             os.chmod(path, 0o755)
-    if problems := _directory_problems(DIRECTORY):
+    if problems := directory_problems(DIRECTORY):
         raise AvneError("; ".join(problems), f"Make it root's: chown root:root, chmod 0755 {DIRECTORY}")
     return os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def _place(directory: int, name: str, data: bytes, group: int, mode: int) -> None:
+def place(directory: int, name: str, data: bytes, group: int, mode: int) -> None:
     """Write `name` whole or not at all.  It gets its bits last; the one it replaces loses them.
 
     (Whoever kept a hard link of an old one would keep its faults, too.)

@@ -9,14 +9,17 @@ from typing import Any, Final, NamedTuple
 from avne.probes.probe import ABSENT, GROUPS, LEAKED, STOPPED, UNKNOWN, Finding, Probe
 
 UNPROVEN: Final = "proves nothing"  # its control shows no leak
+LIMIT: Final = "documented limit"  # it gets out, and avne does not say that it stops it
 _SENTENCE = 66
-_ORDER: Final = (LEAKED, UNKNOWN, STOPPED, UNPROVEN, ABSENT)
+_SHOWN: Final = (LEAKED, STOPPED, UNKNOWN, LIMIT)
+_ORDER: Final = (LEAKED, UNKNOWN, STOPPED, LIMIT, UNPROVEN, ABSENT)
 
 Paint = Callable[[str, int], str]
 
 
 class Verdict(NamedTuple):
-    """One line of the board: `result` is leaked, stopped, unknown, absent or UNPROVEN; `how` says by what."""
+    """One line of the board: `result` is leaked, stopped, unknown, absent, LIMIT or UNPROVEN; `how`
+    says by what."""
 
     probe: Probe
     result: str
@@ -29,14 +32,14 @@ class Verdict(NamedTuple):
         return {
             "name": probe.name, "row": probe.row, "group": probe.group, "tries": probe.sentence,
             "result": self.result, "how": self.how, "errno": self.errno, "outside": list(self.outside),
-            "known": probe.known,
+            "known": probe.known, "limit": probe.limit,
         }  # fmt: skip
 
 
 def judge(probe: Probe, outside: Finding, inside: Finding) -> Verdict:
     """A leak is a leak whatever the control says; a stop counts only where the control has leaked."""
     if inside.kind == LEAKED:
-        return Verdict(probe, LEAKED, inside.how, inside.errno, outside)
+        return Verdict(probe, LIMIT if probe.limit else LEAKED, inside.how, inside.errno, outside)
     for finding in (outside, inside):
         if finding.kind == ABSENT:
             return Verdict(probe, ABSENT, finding.how, 0, outside)
@@ -62,7 +65,7 @@ def render(verdicts: list[Verdict], paint: Paint, marks: Mapping[str, str]) -> s
     lines = []
     width = max(len(verdict.probe.name) for verdict in verdicts)
     for group in GROUPS:
-        shown = [v for v in verdicts if v.probe.group == group and v.result in (LEAKED, STOPPED, UNKNOWN)]
+        shown = [v for v in verdicts if v.probe.group == group and v.result in _SHOWN]
         if shown:
             lines.append(f"{group}\n")
             lines += [_line(verdict, width, paint, marks) for verdict in shown]
@@ -73,12 +76,14 @@ def render(verdicts: list[Verdict], paint: Paint, marks: Mapping[str, str]) -> s
 
 def _line(verdict: Verdict, width: int, paint: Paint, marks: Mapping[str, str]) -> str:
     probe = verdict.probe
-    colour = {LEAKED: 31, STOPPED: 32, UNKNOWN: 33}[verdict.result]
-    words = {LEAKED: "LEAKS: ", UNKNOWN: "in doubt: ", STOPPED: ""}[verdict.result]
+    colour = {LEAKED: 31, STOPPED: 32, UNKNOWN: 33, LIMIT: 33}[verdict.result]
+    words = {LEAKED: "LEAKS: ", UNKNOWN: "in doubt: "}.get(verdict.result, "")
     sentence = probe.sentence if len(probe.sentence) <= _SENTENCE else f"{probe.sentence[: _SENTENCE - 1]}…"
     how = f"{words}{verdict.how[:60]}"
     if verdict.result == LEAKED and probe.known:
         how = f"LEAKS, as documented; what stops it: {probe.known}"
+    if verdict.result == LIMIT:
+        how = f"not stopped, as documented; what stops it: {probe.limit}"
     mark = paint(marks[verdict.result], colour)
     return f"  {mark} {probe.row} {probe.name:{width}}  {sentence:{_SENTENCE}}  {how}\n"
 
@@ -93,10 +98,12 @@ def _reasons(verdicts: list[Verdict], title: str) -> list[str]:
 
 
 def _sum(counts: Mapping[str, int], paint: Paint) -> str:
-    tried = counts[LEAKED] + counts[STOPPED] + counts[UNKNOWN]
+    tried = counts[LEAKED] + counts[STOPPED] + counts[UNKNOWN] + counts[LIMIT]
     left = counts[UNPROVEN] + counts[ABSENT]
     text = f"{tried} ways out that are open outside: {counts[STOPPED]} stopped, {counts[LEAKED]} leak"
     if counts[UNKNOWN]:
         text += f", {counts[UNKNOWN]} in doubt"
+    if counts[LIMIT]:
+        text += f", {counts[LIMIT]} documented limit{'s' if counts[LIMIT] > 1 else ''}"
     bad = counts[LEAKED] or counts[UNKNOWN]
     return f"{paint(text, 31 if bad else 32)}; {left} could not be shown on this machine\n"

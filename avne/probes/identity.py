@@ -104,3 +104,23 @@ def dhcp_leases(plan: Plan) -> Finding:
 @probe("L53", "systemd's records of the network (/run/systemd/netif)")
 def netif(plan: Plan) -> Finding:
     return _file(plan, "netif", "/run/systemd/netif/state")
+
+
+def _own_address(plan: Plan, family: socket.AddressFamily, peer: str) -> Finding:
+    """As a browser's WebRTC finds it: a UDP socket that is connected, by which nothing is sent."""
+    plan["addresses"]
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect((peer, 9))
+        own = str(sock.getsockname()[0])
+    written = own if family == socket.AF_INET else socket.inet_pton(family, own).hex()
+    return seen(written in plan["addresses"], own, f"{own}, which everybody has")
+
+
+@probe("L65", "the host's address, as WebRTC tells it")
+def own_address4(plan: Plan) -> Finding:
+    return _own_address(plan, socket.AF_INET, "192.0.2.1")
+
+
+@probe("L65", "the host's IPv6 address, as WebRTC tells it")
+def own_address6(plan: Plan) -> Finding:
+    return _own_address(plan, socket.AF_INET6, "2001:db8::1")

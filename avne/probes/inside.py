@@ -4,7 +4,8 @@
     standard input    one line of JSON: the facts, and the names of the probes to try; later lines end
                       the waiting of those that come late
     standard output   ``["ready", UID_MAP]``, then ``["late"]`` once the early ones are through, then a line
-                      ``[NAME, KIND, HOW, ERRNO]`` for each probe, and ``["done"]``
+                      ``[NAME, KIND, HOW, ERRNO]`` for each probe, ``["watch"]`` before one that is
+                      watched from outside, and ``["done"]``
 
 With arguments NAME FACTS it tries that one only, and says nothing: its standard streams are the way out.
 Each attempt has a process of its own: one that is killed, or changes its namespaces, harms no other.
@@ -99,6 +100,8 @@ def main() -> None:
             sys.stdin.readline()
         for probe in probes:
             if probe.late is late:
+                if probe.watched:
+                    _say("watch")
                 _say(probe.name, *attempt_apart(probe, facts))
     _say("done")
 

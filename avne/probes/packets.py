@@ -269,7 +269,11 @@ def _loopback(plan: Plan, port: str, address: str, kind: int) -> Finding:
     return sent()
 
 
-@probe("L63", "packets that the kernel sends by itself when the network comes up")
+@probe(
+    "L63",
+    "packets that the kernel sends by itself when the network comes up",
+    start="the network is up, and has been used",
+)
 def quiet(plan: Plan) -> Finding:
     """Router solicitations, neighbour discovery, multicast reports: what was sent before any program."""
     counts = plan["sent_at_start"]

@@ -59,6 +59,9 @@ class Probe(NamedTuple):
     packets: bool = False  # sends to documentation addresses: its control is the model host
     root: bool = False  # shows a leak to root only
     known: str = ""  # what stops it where the default does not: a documented hole
+    limit: str = ""  # what stops it where avne does not mean to: a documented limit
+    watched: bool = False  # the stage looks at the processes of the run meanwhile
+    start: str = ""  # why it cannot be tried in an environment that runs already
     entrance: str = ""  # what the program gets as standard input, output or error; a start of its own
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from avne.errors import AvneError
-from avne.probes import model
+from avne.probes import model, traces
 from avne.probes.probe import ABSENT, LEAKED, SENT, STOPPED, UNKNOWN, Finding, Probe, load
 from avne.probes.stage import Stage
 from avne.probes.started import Run
@@ -31,6 +31,7 @@ _HEARING = 0.3  # s for what is on its way
 # A directory is moved out of the way of Python, which takes none as its input.
 _MOVE: Final = ["/bin/sh", "-c", 'exec "$@" 9<&0 </dev/null', "sh"]
 _ORPHAN = "orphan"
+_DEFERRED, _NAMESPACE, _DIAL = "deferred", "namespace-left", "direct-dial"
 _UNHEARD: Final = Finding(STOPPED, "not heard")
 
 
@@ -84,6 +85,7 @@ class Tries:
         if not found:
             raise _no_start(words, code, run.said)
         self._listen_on(run_id, typed, orphan, found)
+        self._look_for_traces(run_id, found)
         heard = {name for run_of, name in stage.ears.heard if run_of == run_id}
         return {p.name: self._judge(p, found.get(p.name), p.name in heard) for p in probes}
 
@@ -93,8 +95,13 @@ class Tries:
         rest = b""
         until = time.monotonic() + BOUND
         signals: dict[str, bool] = {}
+        watching = False
+        dials: list[int] = []
+        closed: list[int] = []
         while "done" not in found and time.monotonic() < until:
             run.listen()
+            if watching and not dials:
+                dials, closed = traces.host_sockets(run.pid)
             if not select.select([out], [], [], 0.05)[0]:
                 continue
             data = os.read(out, 65536)
@@ -106,14 +113,19 @@ class Tries:
                 if name == "late":
                     self._stage.change()
                     os.write(to, b"\n")
+                elif name == "watch":
+                    watching = True
                 elif name == "done":
                     found["done"] = True
                 elif name == "ready":
                     self.mode = _mode(words[0])
                 else:
                     found[name] = Finding(*words)
+                    watching = False
                     if name in ("fd-pidfd", "signal-process"):
                         signals[name] = self._was_signalled(found[name])
+        if found.get(_DIAL, _UNHEARD).kind == SENT:
+            found[_DIAL] = _dialled(dials, closed)
         for name, came in signals.items():
             found[name] = Finding(LEAKED, "the signal came") if came else found[name]
         return found
@@ -140,6 +152,18 @@ class Tries:
                     break
         os.unlink(f"{orphan}-over")
         os.unlink(orphan)
+
+    def _look_for_traces(self, run: str, found: dict[str, Any]) -> None:
+        """What there is still of the run, and what it has left for others."""
+        ears, path = self._stage.ears, self._stage.place("home", _DEFERRED)
+        with contextlib.suppress(FileNotFoundError):
+            with open(path) as file:
+                if f"avne-{run}-{_DEFERRED}." in file.read():
+                    ears.note(run, _DEFERRED)
+            os.unlink(path)
+        left = found.get(_NAMESPACE)
+        if left and left.kind == SENT and traces.namespace_users(int(left.how)):
+            ears.note(run, _NAMESPACE)
 
     @staticmethod
     def _judge(probe: Probe, finding: Finding | None, heard: bool) -> Finding:
@@ -182,6 +206,15 @@ class Tries:
         return found
 
 
+def _dialled(dials: list[int], closed: list[int]) -> Finding:
+    """`dials`: processes of the run with a socket of the host's network; `closed`: those not to be seen."""
+    if dials:
+        return Finding(LEAKED, f"{len(dials)} processes have sockets of the host's network")
+    if closed:
+        return Finding(ABSENT, "only root may look into these processes")
+    return Finding(STOPPED, "none has a socket of the host's network")
+
+
 def _mode(uid_map: list[str]) -> str:
     """How the environment was made, by its user namespace."""
     if os.getuid() == 0:
@@ -197,6 +230,24 @@ def _no_start(words: Sequence[str], code: int, said: bytes) -> AvneError:
 def not_here(probe: Probe) -> str:
     """Why this user cannot try the probe; empty if they can."""
     return "shows a leak to root only" if probe.root and os.getuid() else ""
+
+
+def not_in_session(probe: Probe) -> str:
+    """Why the probe cannot be tried in an environment that runs already; empty if it can."""
+    if probe.packets or probe.name in ("host-address", _DIAL):
+        return "would be asked of the environment's own upstream"
+    if probe.name in _BEFORE:
+        return "what was there before the start is hidden at the start, and this is there since then"
+    return probe.start
+
+
+_BEFORE: Final = (
+    "unix-home",
+    "unix-home-dgram",
+    "unix-home-seqpacket",
+    "unix-home-renamed",
+    "unix-home-rights",
+)
 
 
 def control(tries: Tries, probes: Iterable[Probe]) -> dict[str, Finding]:

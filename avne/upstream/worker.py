@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An upstream worker: carries the netstack's flows over an upstream, in a process of its own.
 
-``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {identity, upstream}`` on the control line,
-with its end of the lane where the netstack is on this machine, else with the ``endpoint``.  A flow's
-negotiation ends with its socket given to that netstack; where there is no lane, its bytes go by frames.py.
-The loop's thread does everything but what blocks, which happens on the pool's threads.  HELLO and READY
-with the netstack, and one look at the upstream, make ``ready``.
+``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {identity, rules, resolver, about}`` on the
+control line, with its end of the lane where the netstack is on this machine, else with the ``endpoint``.
+The rules (routes.py) give each flow its upstream, whose negotiation ends with its socket given to that
+netstack; where there is no lane, its bytes go by frames.py.  The loop's thread does everything but what
+blocks, which happens on the pool's threads.  HELLO and READY with the netstack, and one look at the default
+upstream, make ``ready``.
 """
 
 from __future__ import annotations
@@ -21,28 +22,30 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final, NoReturn
 
-from avne.errors import Malformed
+from avne.errors import AvneError, Malformed
 from avne.ipc import messages
 from avne.ipc.control import Control
 from avne.ipc.messages import Code, ResolveKind, Sender, encode
 from avne.ipc.pool import Pool as Memory
 from avne.ipc.streams import Streams
+from avne.ipc.verdict import Verdict
 from avne.upstream import failure
-from avne.upstream.base import Attempt, OpenError, Resolved
+from avne.upstream.base import Attempt, OpenError, Resolved, Upstream
 from avne.upstream.frames import Frames
 from avne.upstream.negotiations import Negotiations, Opening
 from avne.upstream.pool import Pool
-from avne.upstream.socks5 import Socks5
+from avne.upstream.router import Router
+from avne.upstream.routes import Route, Routes
+from avne.upstream.services import Services
 from avne.upstream.spec import UpstreamSpec
-from avne.upstream.tor import Tor
 from avne.upstream.uplink import Payload, connect
 
 STATS_INTERVAL: Final = 1.0
 DRAIN_BOUND: Final = 30.0  # for all flows together
 
-_UPSTREAMS: Final = {"socks5": Socks5, "tor": Tor}
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 
 
@@ -50,15 +53,23 @@ class Worker:
     """The process."""
 
     def __init__(self, control: Control, config: dict[str, Any], lane: socket.socket | None) -> None:
-        spec = UpstreamSpec.from_config(config["upstream"])
         self._control = control
-        self._upstream = _UPSTREAMS[spec.kind](spec)
+        resolver = config["resolver"]
+        self._routes = Routes(
+            Router.from_config(config["rules"]),
+            None if resolver is None else (resolver[0], resolver[1]),
+            self._log,
+            config["about"],
+        )
+        upstreams = self._routes.upstreams
         self._pool = Pool()
         self._epoll = select.epoll()
         self._uplink = connect(config, lane, self._epoll)
         self._streams = Streams(self._epoll, self._log, Memory())
-        self._frames = Frames(self._uplink, self._streams, self._epoll, self._upstream, self._log)
-        self._negotiations = Negotiations(self._epoll, self._upstream, self._streams.closing)
+        self._frames = Frames(self._uplink, self._streams, self._epoll, upstreams, self._log)
+        closing = self._streams.closing
+        self._services = Services(self._epoll, closing)
+        self._negotiations = [Negotiations(self._epoll, upstream, closing) for upstream in upstreams]
         self._opening: dict[int, Attempt | Opening] = {}
         self._last_stats = (0, 0, 0)
         self._stats_at = 0.0
@@ -69,9 +80,10 @@ class Worker:
         """Greet the netstack, look at the upstream, and work until drained or cut off."""
         for fd in (self._control.fileno(), self._pool.wake):
             self._epoll.register(fd, select.EPOLLIN)
-        about = messages.WIRE_VERSION, self._upstream.kind, int(self._upstream.capabilities)
+        default = self._routes.default
+        about = messages.WIRE_VERSION, default.spec.label()[:32], int(self._routes.capabilities)
         self._uplink.send(encode(messages.HELLO, 0, *about))
-        self._pool.submit(self._upstream.check, self._on_checked)
+        self._pool.submit(default.check, self._on_checked)
         while not self._is_drained():
             timeout = self._timeout()
             events = self._epoll.poll(timeout)
@@ -82,13 +94,18 @@ class Worker:
                 self._on_event(fd, mask)
             self._receive(self._uplink.receive())
             self._streams.take_turn()
-            self._negotiations.handle_timer(self._streams.now)
+            self._handle_timers(self._streams.now)
             self._streams.handle_timer()
             if self._checked:
                 self._frames.handle_timer()
             self._report_stats()
             self._uplink.flush()
         os._exit(0)
+
+    def _handle_timers(self, now: float) -> None:
+        for negotiations in self._negotiations:
+            negotiations.handle_timer(now)
+        self._services.handle_timer(now)
 
     def _on_event(self, fd: int, mask: int) -> None:
         if fd == self._control.fileno():
@@ -102,7 +119,11 @@ class Worker:
                 self._broken(error)
             if received is not None:
                 self._receive(received)
-            elif not (self._negotiations.on_event(fd) or self._streams.on_event(fd, mask)):
+            elif not (
+                any(negotiations.on_event(fd) for negotiations in self._negotiations)
+                or self._streams.on_event(fd, mask)
+                or self._services.on_event(fd)
+            ):
                 self._frames.on_event(fd, mask)
             if self._uplink.closed:
                 os._exit(0)  # the netstack has gone, or has cut us off
@@ -110,7 +131,8 @@ class Worker:
     def _timeout(self) -> float:
         if not self._uplink.idle():
             return 0.0
-        due = min(self._streams.now + 60.0, self._negotiations.poll_at(), self._streams.poll_at())
+        due = min(self._streams.now + 60.0, self._services.poll_at(), self._streams.poll_at())
+        due = min(due, *(negotiations.poll_at() for negotiations in self._negotiations))
         if self._checked:
             due = min(due, self._frames.poll_at())
         if self._stats() != self._last_stats:
@@ -164,37 +186,50 @@ class Worker:
             self._refuse(number, OpenError(Code.UPSTREAM_DOWN, "this worker is about to end"))
             return
 
+        route = self._routes.pick(host, port)
+        upstream = route.upstream
+
         def done(result: socket.socket | OpenError) -> None:
             if self._opening.pop(number, None) is None:  # given up meanwhile
                 if isinstance(result, socket.socket):
                     result.close()
-            elif isinstance(result, OpenError):
-                self._refuse(number, result)
-            elif self._uplink.takes_sockets:
-                opened = int(self._streams.now * 1e6)
-                self._uplink.give(encode(messages.SOCKET, number, opened), result)
+                return
+            upstream.opened(host, port, result if isinstance(result, OpenError) else None)
+            if isinstance(result, OpenError):
+                self._refuse(number, self._routes.refusal(route, result), upstream)
             else:
-                self._frames.adopt(number, result, credit)
+                self._hand_over(number, result, credit, route)
 
         attempt = self._opening[number] = Attempt()
         try:
-            dialogue = self._upstream.dialogue(host, port)
-            opening = self._negotiations.start(dialogue, done) if dialogue else None
+            if service := upstream.service(host, port):
+                done(self._services.start(service))
+                return
+            # Who wants circuits of a flow's own tells the upstream so here: it is known for whom it is.
+            dialogue = upstream.dialogue(host, port)
+            opening = self._negotiations[route.number].start(dialogue, done) if dialogue else None
         except OpenError as error:
             done(error)
             return
         if opening is None:
-            self._pool.submit(lambda: self._upstream.open(host, port, attempt), done)
+            self._pool.submit(lambda: upstream.open(host, port, attempt), done)
         elif number in self._opening:  # not done yet
             self._opening[number] = opening
 
-    def _refuse(self, number: int, error: OpenError) -> None:
-        self._uplink.send(encode(messages.REFUSED, number, error.code, error.detail))
+    def _hand_over(self, number: int, sock: socket.socket, credit: int, route: Route) -> None:
+        """A connected socket, to who moves its bytes."""
+        if not self._uplink.takes_sockets:
+            self._frames.adopt(number, sock, credit, route.number)
+            return
+        upstream = route.upstream
+        about = int(self._streams.now * 1e6), route.number, int(upstream.capabilities), upstream.rate
+        self._uplink.give(encode(messages.SOCKET, number, *about), sock)
+
+    def _refuse(self, number: int, error: OpenError, upstream: Upstream | None = None) -> None:
+        verdict = Verdict.REFUSED if upstream is None else upstream.verdict(error.code)
+        self._uplink.send(encode(messages.REFUSED, number, error.code, int(verdict), error.detail))
 
     def _resolve(self, number: int, kind: ResolveKind, what: str) -> None:
-        def work() -> Resolved:
-            return self._upstream.resolve(kind, what, Attempt())
-
         def done(result: Resolved | OpenError) -> None:
             if isinstance(result, OpenError):
                 self._uplink.send(encode(messages.RESOLVED, number, result.code, [], 0))
@@ -202,7 +237,15 @@ class Worker:
                 answer = int(Code.SUCCEEDED), result.answers, result.ttl
                 self._uplink.send(encode(messages.RESOLVED, number, *answer))
 
-        self._pool.submit(work, done)
+        if kind is ResolveKind.ROUTE:
+            self._uplink.send(encode(messages.RESOLVED, number, int(self._routes.judge(what)), [], 0))
+            return
+        try:
+            upstream = self._routes.asked(what)
+        except OpenError as error:
+            done(error)
+            return
+        self._pool.submit(lambda: upstream.resolve(kind, what, Attempt()), done)
 
     def _drain(self) -> None:
         if self._drain_until is None:
@@ -232,10 +275,18 @@ class Worker:
 
     def _on_checked(self, result: OpenError | None) -> None:
         if result is not None:
-            self._control.send("failed", *failure.explain(self._upstream.spec, result))
+            self._control.send("failed", *failure.explain(self._routes.default.spec, result))
             os._exit(1)
         self._checked = True
         self._announce()
+        for upstream in self._routes.upstreams:
+            if upstream is not self._routes.default:
+                self._pool.submit(upstream.check, partial(self._note, upstream.spec))
+
+    def _note(self, spec: UpstreamSpec, error: OpenError | None) -> None:
+        """An upstream of a rule: one that is not there is no reason not to begin."""
+        if error is not None:
+            self._log("warning", "upstream-down", {"upstream": spec.label(), "why": error.detail})
 
     def _announce(self) -> None:
         if self._welcome and self._checked:
@@ -271,12 +322,16 @@ def main() -> None:
     if verb != "config":
         raise RuntimeError(f"expected config, got {verb}")
     sock.setblocking(False)
-    _introduce(config["upstream"]["kind"], config["identity"])
+    _introduce(config["about"]["upstream"], config["identity"])
     # A flow is a descriptor, and 1,024 is what most systems give at first.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     lane = socket.socket(fileno=received[1][0]) if received[1] else None
-    worker = Worker(control, config, lane)
+    try:
+        worker = Worker(control, config, lane)
+    except AvneError as error:
+        control.send("failed", error.problem, error.cure)
+        return
     gc.collect()
     gc.freeze()
     gc.disable()

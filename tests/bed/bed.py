@@ -105,6 +105,8 @@ class Bed:
         self.socks = f"socks5://unix:{self.dir}/sockets/socks"
         self.socks_path = f"{self.dir}/sockets/socks"
         self.socks_auth_path = f"{self.dir}/sockets/socks-auth"
+        self.http = f"http://unix:{self.dir}/sockets/http"
+        self.socks4a = f"socks4a://unix:{self.dir}/sockets/socks4"
         self.socks_credentials: list[str] = answer["credentials"]
         self.socks_tcp = ("127.0.0.1", int(answer["port"]))
         self.tor = f"tor://unix:{self.dir}/sockets/tor"
@@ -179,6 +181,11 @@ class Bed:
             with contextlib.suppress(FileNotFoundError):
                 rows += [json.loads(line) for line in path.read_text().splitlines()]
         return sorted(rows, key=lambda row: row["time"])
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Every HTTP request that reached the web server, in order: `client`, `host`, `path`."""
+        lines = (self.dir / "web-requests.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
 
     # ---- the end ----------------------------------------------------------------------------
 

@@ -80,9 +80,12 @@ class Run(subprocess.Popen[str]):
     supervisor: int
 
     def _children(self, pid: int) -> list[int]:
+        """Of every thread: browsers start theirs from others than the first."""
+        found: list[int] = []
         with contextlib.suppress(OSError):
-            return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        return []
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                found += [int(word) for word in (task / "children").read_text().split()]
+        return found
 
     def parts(self) -> list[int]:
         """Every process of the run: the supervisor, what it started, and the program."""
@@ -140,7 +143,7 @@ class Avne:
 
         `cwd` is entered after the mount namespace, which puts every process at its root.
         """
-        helper = {"setuid": "setuid", "rootless": "rootless", "root": "auto"}[self.mode]
+        helper = {"setuid": "setuid", "rootless": "rootless", "root": "auto", "veth": "rootless"}[self.mode]
         settings = {"AVNE_HELPER": helper, **(env or {})}
         there = ["env", "-C", str(cwd or self.person.home)]
         return [*self.place.prefix, *there, *people.command_as(self.person, words, settings, "host")]
@@ -165,11 +168,16 @@ class Avne:
 
     @contextlib.contextmanager
     def start(
-        self, *words: str, upstream: str | None = None, options: Sequence[str] = (), stdin: bool = False
+        self,
+        *words: str,
+        upstream: str | None = None,
+        options: Sequence[str] = (),
+        stdin: bool = False,
+        env: dict[str, str] | None = None,
     ) -> Iterator[Run]:
         """`avne run WORDS`, while it runs."""
         with Run(
-            self.as_person(self.argv(words, upstream, options)),
+            self.as_person(self.argv(words, upstream, options), env),
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

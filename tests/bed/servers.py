@@ -145,7 +145,7 @@ def main(directory: Path) -> None:
     }.items():
         serve(port, handler)
     full = never_accepting()
-    web = WebServer(listener(places.WEB), file, directory / "git")
+    web = WebServer(listener(places.WEB), file, directory)
     threading.Thread(target=web.serve_forever, daemon=True).start()
     asyncio.run(serve_names(directory))
     del full

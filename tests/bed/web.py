@@ -11,11 +11,15 @@ GET  /headers        the request as it came, and on its first line the client's 
 GET  /status/CODE    that status
 PUT, POST /upload    takes a body, answers "COUNT SHA256"
 /git/NAME            the repositories below DIR/git, by git-http-backend(1)
+GET  /browser…       pages and their parts: pages.py
+
+Each request is a line of JSON in DIR/web-requests.jsonl: `client`, `host`, `path`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 import struct
@@ -27,7 +31,7 @@ from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
-from tests.bed import places
+from tests.bed import pages, places
 
 BLOCK = 1 << 20
 
@@ -35,12 +39,15 @@ BLOCK = 1 << 20
 class WebServer(ThreadingMixIn, TCPServer):
     daemon_threads = True
 
-    def __init__(self, listening: socket.socket, stream: int, repositories: Path) -> None:
+    def __init__(self, listening: socket.socket, stream: int, directory: Path) -> None:
         super().__init__(("::", places.WEB), Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listening
         self.stream = stream
-        self.repositories = repositories
+        self.repositories = directory / "git"
+        self.requests = os.open(
+            directory / "web-requests.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+        )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is nothing to report."""
@@ -54,8 +61,18 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_args: Any) -> None:
         pass
 
+    def parse_request(self) -> bool:
+        good = super().parse_request()
+        if good:
+            row = {"client": self._client(), "host": self.headers.get("Host"), "path": self.path}
+            os.write(self.server.requests, json.dumps(row).encode() + b"\n")  # at once, whatever the thread
+        return good
+
     def do_GET(self) -> None:
         word, _, rest = self.path.strip("/").partition("/")
+        if word.partition("?")[0] == "browser":
+            self._browser()
+            return
         if word == "git":
             self._git()
             return
@@ -131,11 +148,38 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _get_headers(self, _number: int) -> None:
-        address = self.client_address[0].removeprefix("::ffff:")
-        self._text(f"{address}\n{self.requestline}\n{self.headers}")
+        self._text(f"{self._client()}\n{self.requestline}\n{self.headers}")
+
+    def _client(self) -> str:
+        return str(self.client_address[0]).removeprefix("::ffff:")
 
     def _get_status(self, number: int) -> None:
         self._text(f"{number}\n", number)
+
+    # ---- browsers ---------------------------------------------------------------------------
+
+    def _browser(self) -> None:
+        if key := self.headers.get("Sec-WebSocket-Key"):
+            self.send_response(101)
+            self.send_header("Upgrade", "websocket")
+            self.send_header("Connection", "Upgrade")
+            self.send_header("Sec-WebSocket-Accept", pages.accept_key(key))
+            self.end_headers()
+            pages.echo_messages(self.rfile, self.connection)
+            self.close_connection = True
+            return
+        found = pages.answer(self.path, self.headers.get("Host", ""))
+        if found is None:
+            self.send_error(404)
+            return
+        kind, text = found
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.send_header("Access-Control-Allow-Origin", "*")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(text.encode())
 
     # ---- bodies -----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import select
 import socket
 import struct
 from collections.abc import Iterable
@@ -80,6 +81,10 @@ class Wire:
             except BlockingIOError:
                 return seen
             seen.append(_parse(address[0], address[1], data))
+
+    def wait(self, seconds: float) -> bool:
+        """Until something has left, at most so long; whether it has."""
+        return bool(select.select([self._socket], [], [], seconds)[0])
 
     def lost(self) -> int:
         """Packets that the buffer had no room for, since the last call."""

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.bed import places
+from tests.bed import pages, places
 
 BYTES = 200_000_000
 
@@ -51,6 +51,22 @@ def test_a_slow_file_arrives(curl):
 def test_status(curl):
     assert b"503" in curl("-i", "http://www.test.example/status/503").stdout.splitlines()[0]
     assert b"404" in curl("-i", "http://www.test.example/nonsense").stdout.splitlines()[0]
+
+
+def test_pages_for_browsers_are_listed_with_who_asked(bed, curl):
+    before = len(bed.requests())
+    assert curl("http://www.test.example/browser/data/some-text").stdout == b"some-text"
+    assert b"404" in curl("-i", "http://www.test.example/browser/nonsense").stdout.splitlines()[0]
+    rows = bed.requests()[before:]
+    assert [row["path"] for row in rows] == ["/browser/data/some-text", "/browser/nonsense"]
+    assert {(row["client"], row["host"]) for row in rows} <= {
+        (client, "www.test.example") for client in (places.V4, places.V6)
+    }
+
+
+def test_the_key_of_a_websocket():
+    """The example of RFC 6455 §1.3."""
+    assert pages.accept_key("dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 def test_git_clone(bed, tmp_path):

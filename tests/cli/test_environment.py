@@ -18,7 +18,8 @@ OUTSIDE = {
 
 def test_only_what_is_listed_is_passed_and_the_rest_is_named():
     kept, dropped = program_environment(OUTSIDE, (), (), {"AVNE": "1"})
-    assert kept == {"PATH": "/bin", "HOME": "/home/u", "LC_ALL": "C", "TZ": "UTC", "AVNE": "1"}
+    passed = {"PATH": "/bin", "HOME": "/home/u", "LC_ALL": "C", "TZ": "UTC"}
+    assert kept == passed | {"AVNE": "1", "MOZ_NO_REMOTE": "1"}
     assert dropped == sorted(set(OUTSIDE) - set(kept))
 
 
@@ -31,6 +32,13 @@ def test_names_and_settings_add_to_it():
     assert (kept["TZ"], kept["NEW"]) == ("X=Y", "")
     assert kept["AVNE"] == "1", "what avne says of itself is true"
     assert "SECRET" not in dropped
+
+
+def test_firefox_looks_for_no_instance_unless_the_user_wants_it_to():
+    said = {**OUTSIDE, "MOZ_NO_REMOTE": "0"}
+    assert program_environment(said, (), (), {})[0]["MOZ_NO_REMOTE"] == "1"
+    assert program_environment(said, ("MOZ_NO_REMOTE",), (), {})[0]["MOZ_NO_REMOTE"] == "0"
+    assert program_environment(OUTSIDE, (), ("MOZ_NO_REMOTE=",), {})[0]["MOZ_NO_REMOTE"] == ""
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bed import people
-from tests.bed.runs import Avne, Place
+from tests.bed.runs import NO_USER_NAMESPACES, Avne, Place
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def places_by_mode(installed, user):
 
     def place(mode: str) -> Place:
         if mode not in made:
-            tun = {"rootless": "0666", "setuid": "0600", "root": "0600"}[mode]
+            tun = {"rootless": "0666", "setuid": "0600", "root": "0600", "veth": "0600"}[mode]
             made[mode] = Place(tun, installed.avne if mode == "setuid" else "", user.name)
         return made[mode]
 
@@ -38,6 +38,14 @@ def in_mode(installed, user, places_by_mode):
         return Avne(mode, installed.avne, person, places_by_mode(mode))
 
     return make
+
+
+@pytest.fixture
+def without_user_namespaces(installed, user):
+    """A machine with user.max_user_namespaces=0, where `avne setup` has been run."""
+    place = Place("0600", installed.avne, user.name, NO_USER_NAMESPACES)
+    yield lambda mode: Avne(mode, installed.avne, user, place)
+    place.close()
 
 
 @pytest.fixture

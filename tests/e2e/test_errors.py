@@ -8,7 +8,6 @@ import subprocess
 
 import pytest
 
-from tests.bed import people
 from tests.bed.runs import Avne, Place
 
 
@@ -41,13 +40,13 @@ def test_a_forgotten_run(avne):
 
 
 @pytest.mark.parametrize(
-    "upstream", ["http://x:1", "socks5://nowhere", "tor://unix:", "socks5://u:p@h:99999", "tor://[::1:9050"]
+    "upstream", ["gopher://x:1", "socks5://nowhere", "tor://unix:", "socks5://u:p@h:99999", "tor://[::1:9050"]
 )
 def test_a_bad_upstream(avne, upstream):
     assert "upstream" in _message(avne.run("true", upstream=upstream), 125).lower()
 
 
-@pytest.mark.parametrize("kind", ["tor", "socks5"])
+@pytest.mark.parametrize("kind", ["tor", "socks5", "socks4a", "http"])
 def test_an_upstream_that_is_not_there(avne, kind):
     text = _message(avne.run("true", upstream=f"{kind}://unix:/run/avne-no-such-socket"), 125)
     assert "/run/avne-no-such-socket" in text
@@ -71,16 +70,14 @@ def test_an_unreadable_configuration(avne, tmp_path_for):
     assert "config.toml" in text
 
 
-def test_no_tun(installed, user, bed):
-    words = [installed.avne, "run", "--upstream", bed.socks, "--", "true"]
-    done = people.run_as(user, words, tun="none", env={"AVNE_HELPER": "rootless"})
+def test_no_tun_for_the_setuid_helper(installed, user, bed):
+    """For others a veth pair takes its place: test_veth.py."""
+    place = Place("0600", installed.avne, user.name, extra="rm /dev/net/tun")
+    try:
+        done = Avne("setuid", installed.avne, user, place).run("true", upstream=bed.socks)
+    finally:
+        place.close()
     assert "/dev/net/tun" in _message(done, 125)
-
-
-def test_a_tun_that_may_not_be_opened(installed, user, places_by_mode, bed):
-    """0600, as on a machine without udev's rule, and no setuid helper."""
-    avne = Avne("rootless", installed.avne, user, places_by_mode("root"))
-    assert "/dev/net/tun" in _message(avne.run("true", upstream=bed.socks), 125)
 
 
 @pytest.fixture

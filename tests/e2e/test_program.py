@@ -12,7 +12,6 @@ import subprocess
 import pytest
 
 from tests.bed import places
-from tests.bed.runs import NO_USER_NAMESPACES, Avne, Place
 
 WHO = """
 import json, os, sys
@@ -156,14 +155,6 @@ def test_environment_variables(any_avne, bed):
 def test_a_whole_fetch_in_each_mode(any_avne, bed):
     done = any_avne.run("wget", "-qO-", "http://www.test.example/", upstream=bed.socks)
     assert (done.stdout, done.stderr, done.returncode) == (places.PAGE, "", 0)
-
-
-@pytest.fixture
-def without_user_namespaces(installed, user):
-    """A machine with user.max_user_namespaces=0, where `avne setup` has been run."""
-    place = Place("0600", installed.avne, user.name, NO_USER_NAMESPACES)
-    yield lambda mode: Avne(mode, installed.avne, user, place)
-    place.close()
 
 
 def test_setuid_where_user_namespaces_are_switched_off(without_user_namespaces, bed):

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from avne.probes.probe import LEAKED, UNKNOWN, load
+from avne.probes.probe import LEAKED, STOPPED, UNKNOWN, load
 from tests.bed import people
 from tests.bed.tornet.network import REPOSITORY
 from tests.leaks import matrix
@@ -44,7 +44,19 @@ def test_the_documented_hole_is_closed_by_strict(rows):
     known = {name for name, probe in load().items() if probe.known}
     assert known == {"unix-home-late", "unix-home-dgram-late", "unix-cwd-late"}
     assert {rows[HOST].findings[name].kind for name in known} == {LEAKED}
-    assert rows[STRICT].named(LEAKED) == {}
+    assert {*rows[STRICT].named(LEAKED)} == LIMITS
+
+
+LIMITS = {"deferred"}
+
+
+def test_the_documented_limit_is_closed_by_a_private_home(rows, machine, installed):
+    """What others run later: in no mode it is stopped, and shown as that."""
+    assert {name for name, probe in load().items() if probe.limit} == LIMITS
+    for mode in (HOST, *AVNE):
+        assert {rows[mode].findings[name].kind for name in LIMITS} == {LEAKED}, mode
+    private = matrix.row(machine, installed, matrix.PRIVATE, LIMITS)
+    assert {finding.kind for finding in private.findings.values()} == {STOPPED}
 
 
 @pytest.mark.parametrize("mode", AVNE)
@@ -52,6 +64,10 @@ def test_as_many_were_tried_as_outside(rows, mode):
     """A probe that finds nothing to try inside was not stopped: its absence is the host's too."""
     control = rows[CONTROL.get(mode, HOST)]
     absent = set(rows[mode].named("absent"))
+    if mode == matrix.ROOT:
+        assert rows[mode].findings["direct-dial"].kind == STOPPED
+    else:
+        absent.discard("direct-dial")  # netstack and workers let only root look into them
     assert {name for name in absent if control.findings[name].kind == LEAKED} == set()
 
 
@@ -105,10 +121,56 @@ def test_verify_prints_a_board(machine, installed):
     assert all("LEAKS, as documented; what stops it: Linux 7.1, --strict" in line for line in leaks)
     assert done.returncode == (1 if leaks else 0), done.stdout + done.stderr
     assert re.match(
-        rf"\d+ ways out that are open outside: \d+ stopped, {len(leaks)} leak; \d+ could not", total
+        rf"\d+ ways out that are open outside: \d+ stopped, {len(leaks)} leak, 1 documented limit; \d+ could",
+        total,
     )
     assert "setuid" in about
     lines = [line for line in board if line.startswith("  ✓ ")]
     assert len(lines) >= 100
     assert len({_column(line) for line in lines}) == 1, "aligned"
     assert any(line.startswith("Not tried (shows a leak to root only): ") for line in board)
+
+
+_LOOK = """
+import json, subprocess, sys, tempfile
+from avne.probes.upstream import Refuser
+avne = sys.argv[1]
+with tempfile.TemporaryDirectory() as place:
+    upstream = Refuser(place + "/upstream")
+    run = [avne, "run", "--quiet", "--upstream", upstream.url, "--name", "looked-at"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([*run, "sh", "-c", "echo up; read end"], **pipes) as one:
+        assert one.stdout.readline() == b"up\\n"
+        look = [avne, "verify", "--json", "--session", "looked-at"]
+        done = subprocess.run(look, capture_output=True, text=True)
+        one.stdin.close()
+    print(json.dumps([done.returncode, done.stdout, done.stderr, upstream.asked]))
+    upstream.close()
+"""
+
+
+def test_verify_looks_at_one_that_runs(machine, installed):
+    """By attach; its upstream is asked nothing, and what cannot be tried there is said."""
+    words = [installed.python, "-I", "-c", _LOOK, installed.avne]
+    done = machine.run(words, people.ROOT, {"AVNE_HELPER": "auto"})
+    assert done.returncode == 0, done.stderr
+    code, text, errors, asked = json.loads(done.stdout)
+    assert text, errors
+    report = json.loads(text)
+    known = {probe["name"] for probe in report["probes"] if probe["known"]}
+    leaks = {probe["name"] for probe in report["probes"] if probe["result"] == "leaked"}
+    assert leaks <= known, text
+    assert (code, report["good"]) == ((1, False) if leaks else (0, True))
+    assert report["session"] == "looked-at"
+    assert report["counts"]["unknown"] == 0
+    assert report["counts"]["stopped"] >= 80
+    assert (report["upstream_requests"], asked) == (None, 0)
+    reasons = {probe["name"]: probe["how"] for probe in report["probes"] if probe["result"] == "absent"}
+    assert "upstream" in reasons["tcp4"]
+    assert machine.packets() == []
+
+
+def test_verify_of_one_that_is_not_there(machine, installed):
+    done = machine.run([installed.avne, "verify", "--session", "nobody"], people.ROOT, {})
+    assert done.returncode != 0
+    assert "there is no environment 'nobody' of yours" in done.stderr

@@ -11,6 +11,7 @@ import pytest
 from avne.probes import board
 from avne.probes.inside import attempt, attempt_apart
 from avne.probes.probe import ABSENT, LEAKED, STOPPED, UNKNOWN, Finding, Plan, Probe, load, stopped
+from avne.probes.runner import not_in_session
 
 PROBE = Probe("x", "L01", "descriptors", "tries x", lambda plan: Finding(STOPPED))
 OUT, IN, NONE = Finding(LEAKED, "heard outside"), Finding(STOPPED, "closed", 9), Finding(ABSENT, "no x here")
@@ -59,11 +60,37 @@ def test_the_list_covers_the_catalogue():
     probes = load().values()
     assert len(probes) >= 170
     rows = Counter(probe.row for probe in probes)
-    # L38 can be shown with a network file system only; L55, L60, L62, L65 and L66 are no probes:
-    # docs/threat-model.md says where they are shown, or that they are not covered.
-    wanted = {1, 2, 3, 4, 5, 6, 7, *range(10, 26), *range(30, 44), *range(50, 55), 61, 63, 64, 67, 68}
-    assert {int(row[1:]) for row in rows} == wanted - {40 + n for n in range(4, 10)}
+    # L38 can be shown with a network file system only.  L60, the netstack's death, ends the program that
+    # would tell of it: tests/e2e/test_death.py.
+    wanted = {*range(1, 8), *range(10, 26), *range(30, 44), *range(50, 56), *range(61, 69)}
+    assert {int(row[1:]) for row in rows} == wanted
     assert all(re.fullmatch(r"[a-z0-9-]{3,24}", probe.name) for probe in probes)
+
+
+def test_a_documented_limit_is_no_pass_and_no_failure():
+    """It is shown as what it is, with what stops it; where it is stopped it is an ordinary stop."""
+    limited = PROBE._replace(limit="--private-home")
+    assert board.judge(limited, OUT, IN).result == STOPPED
+    verdicts = [board.judge(limited, OUT, OUT), board.judge(PROBE, OUT, IN)]
+    assert verdicts[0].result == board.LIMIT
+    assert board.good(verdicts)
+    assert not board.good(verdicts[:1]), "nothing was stopped"
+    marks = {STOPPED: "ok", LEAKED: "LEAK", UNKNOWN: "?", board.LIMIT: "!"}
+    lines = board.render(verdicts, lambda text, _: text, marks).splitlines()
+    assert "not stopped, as documented; what stops it: --private-home" in lines[1]
+    assert lines[1].split()[0] == "!"
+    assert lines[-1].startswith("2 ways out that are open outside: 1 stopped, 0 leak, 1 documented limit;")
+
+
+def test_what_cannot_be_tried_in_an_environment_that_runs_has_its_reason():
+    reasons = {name: not_in_session(probe) for name, probe in load().items()}
+    assert "upstream" in reasons["tcp4"]
+    assert "upstream" in reasons["host-address"]
+    assert "start" in reasons["unix-home"]
+    assert "goes on" in reasons["orphan"]
+    tried = [name for name, reason in reasons.items() if not reason]
+    assert len(tried) >= 120
+    assert {"fd-tcp", "stdin-tcp", "unix-home-late", "proc-net-tcp", "loopback-tcp4"} <= {*tried}
 
 
 def test_an_attempt_s_errors_are_findings():

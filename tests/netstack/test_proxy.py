@@ -12,6 +12,7 @@ from test_account import Counting, check
 from avne.errors import Malformed
 from avne.ipc import messages
 from avne.ipc.messages import Capability, Code
+from avne.ipc.verdict import Verdict
 from avne.netstack import addresses, proxy
 from avne.netstack.handshake import MAX_HEAD, Connect, Handshake, Socks5
 
@@ -137,18 +138,17 @@ def test_a_client_that_is_done_sending_before_there_is_a_connection():
 
 
 @pytest.mark.parametrize(
-    ("code", "reply"),
+    ("verdict", "reply"),
     [
-        (Code.CONNECTION_REFUSED, 5), (Code.GENERAL_FAILURE, 5), (Code.HOST_UNREACHABLE, 4),
-        (Code.NOT_ALLOWED, 2), (Code.NETWORK_UNREACHABLE, 3), (Code.TTL_EXPIRED, 6),
-        (Code.UPSTREAM_TIMEOUT, 6), (Code.BAD_NAME, 4),
+        (Verdict.REFUSED, 5), (Verdict.HOST_UNREACHABLE, 4), (Verdict.PROHIBITED, 2),
+        (Verdict.NETWORK_UNREACHABLE, 3), (Verdict.SILENCE, 6),
     ],
 )  # fmt: skip
-def test_a_refusal_is_told(code, reply):
+def test_a_refusal_is_told(verdict, reply):
     net = Counting("socks5")
     socket = client(net).send(HELLO).send(by_name("a.example")).send(b"optimistic")
     flow, _, _ = opens(net)
-    net.say(messages.REFUSED, flow, int(code), "")
+    net.say(messages.REFUSED, flow, int(Code.GENERAL_FAILURE), int(verdict), "")
     assert said(socket) == b"\5\0" + bytes((5, reply, 0, 1)) + bytes(6)
     assert socket.fin
     socket.send_fin()
@@ -245,20 +245,20 @@ def test_requests_that_go_nowhere(request_, status):
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "error"),
+    ("verdict", "status", "error"),
     [
-        (Code.CONNECTION_REFUSED, 502, "connection_refused"),
-        (Code.HOST_UNREACHABLE, 502, "destination_unavailable"),
-        (Code.NETWORK_UNREACHABLE, 502, "destination_ip_unroutable"),
-        (Code.NOT_ALLOWED, 403, "destination_ip_prohibited"),
-        (Code.TTL_EXPIRED, 504, "connection_timeout"),
+        (Verdict.REFUSED, 502, "connection_refused"),
+        (Verdict.HOST_UNREACHABLE, 502, "destination_unavailable"),
+        (Verdict.NETWORK_UNREACHABLE, 502, "destination_ip_unroutable"),
+        (Verdict.PROHIBITED, 403, "destination_ip_prohibited"),
+        (Verdict.SILENCE, 504, "connection_timeout"),
     ],
 )
-def test_a_refusal_is_told_in_http(code, status, error):
+def test_a_refusal_is_told_in_http(verdict, status, error):
     """RFC 9209 §2.3."""
     net = Net("socks5")
     socket = client(net, 8080).send(connect_to("a.example:80"))
-    net.say(messages.REFUSED, opens(net)[0], int(code), "")
+    net.say(messages.REFUSED, opens(net)[0], int(Code.GENERAL_FAILURE), int(verdict), "")
     answer = said(socket).decode()
     assert answer.startswith(f"HTTP/1.1 {status} ")
     assert f"Proxy-Status: avne; error={error}\r\n" in answer
@@ -268,9 +268,15 @@ def test_a_refusal_is_told_in_http(code, status, error):
 # ---- both ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("port", [1081, 80, 9051])
+@pytest.mark.parametrize("port", [1081, 443, 9051])
 def test_other_ports_of_the_gateway_are_refused(port):
     assert Socket(Net("tor"), addresses.GATEWAY[0], port).syn().reset
+
+
+def test_port_80_of_the_gateway_has_the_environment_s_own_pages():
+    net = Net("tor")
+    Socket(net, addresses.GATEWAY[0], 80).syn()
+    assert opens(net)[1:] == ("avne.internal", 80)
 
 
 @pytest.mark.parametrize("port", [1080, 8080])

@@ -149,7 +149,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_switch_that_is_off_is_named(monkeypatch, name):
-    monkeypatch.setattr(explain, "_setting", lambda asked: "0" if asked == name else "")
+    monkeypatch.setattr(explain, "setting", lambda asked: "0" if asked == name else "")
     found = launch.explain("USER_NAMESPACE", errno.ENOSPC, False)
     assert SETTINGS[name] in found.problem
     assert "sysctl" in found.cure
@@ -157,15 +157,15 @@ def test_the_switch_that_is_off_is_named(monkeypatch, name):
 
 
 def test_ubuntu_s_restriction_is_named(monkeypatch):
-    monkeypatch.setattr(explain, "_setting", lambda name: "1" if "apparmor" in name else "")
-    monkeypatch.setattr(explain, "_in_container", lambda: False)
+    monkeypatch.setattr(explain, "setting", lambda name: "1" if "apparmor" in name else "")
+    monkeypatch.setattr(explain, "in_container", lambda: False)
     for name in ("USER_NAMESPACE", "ID_MAP", "MOUNT_PRIVATE", "ADDRESSES"):
         assert "AppArmor" in launch.explain(name, errno.EPERM, False).problem
 
 
 def test_a_container_is_told_what_it_needs(monkeypatch):
-    monkeypatch.setattr(explain, "_setting", lambda _: "")
-    monkeypatch.setattr(explain, "_in_container", lambda: True)
+    monkeypatch.setattr(explain, "setting", lambda _: "")
+    monkeypatch.setattr(explain, "in_container", lambda: True)
     for name in ("USER_NAMESPACE", "NAMESPACES", "MOUNT_PROC"):
         assert "--security-opt" in launch.explain(name, errno.EPERM, False).cure
 

@@ -24,7 +24,9 @@ from avne.netstack.addresses import is_mapped
 
 _V4: Final = int.from_bytes(bytes((198, 18, 0, 0)), "big")
 _V6: Final = int.from_bytes(bytes.fromhex("fd61766e650000010000000000000000"), "big")
-_FIRST: Final = 256  # index 0: the first addresses of a range have meanings to some programs
+_FIRST: Final = 256  # the first addresses of a range have meanings to some programs, as have the last
+_SPAN: Final = (1 << 17) - 2 * _FIRST
+_STRIDE: Final = 30_000  # between the first addresses of two netstacks that succeed each other
 
 
 class _Shelf:
@@ -60,10 +62,18 @@ class Names:
     """Which name each address stands for, in both directions."""
 
     def __init__(self, bound: int = DNS_NAMES, only: int = DNS_NAMES_ONLY) -> None:
+        self._shift = 0
         self._shelves = _Shelf(0, bound), _Shelf(bound, only)
         self._index: dict[str, int] = {}
         self._holds: dict[int, int] = {}  # by index: how many flows use it
         self.turned_away = 0  # how often every address was in use
+
+    def begin_at(self, generation: int) -> None:
+        """A netstack that succeeds another one takes other addresses than it: a program may have kept those.
+
+        They come round again after all others.
+        """
+        self._shift = (generation - 1) * _STRIDE % _SPAN
 
     def __len__(self) -> int:
         return len(self._index)
@@ -83,30 +93,34 @@ class Names:
                 return None
         shelf, place = self._place(index)
         shelf.until[place] = max(shelf.until[place], now + ttl + DNS_NAME_GRACE)
-        offset = _FIRST + index
+        offset = _FIRST + (index + self._shift) % _SPAN
         return (_V4 + offset).to_bytes(4, "big"), (_V6 + offset).to_bytes(16, "big")
 
     def name_of(self, address: bytes) -> str | None:
         """The name that an address of 4 or 16 bytes stands for."""
         if not is_mapped(address):
             return None
-        shelf, place = self._place(_index(address))
+        shelf, place = self._place(self._index_of(address))
         return shelf.names[place] if 0 <= place < len(shelf.names) else None
 
     def hold(self, address: bytes) -> None:
         """A flow uses `address`, of the pools: if it has a name, it keeps it until `release`."""
-        index = _index(address)
+        index = self._index_of(address)
         self._holds[index] = self._holds.get(index, 0) + 1
 
     def release(self, address: bytes) -> None:
         """Takes one `hold` back."""
-        index = _index(address)
+        index = self._index_of(address)
         self._holds[index] -= 1
         if not self._holds[index]:
             del self._holds[index]
             shelf, place = self._place(index)
             if 0 <= place < len(shelf.names):
                 shelf.none_before = min(shelf.none_before, shelf.until[place])
+
+    def _index_of(self, address: bytes) -> int:
+        base = _V4 if len(address) == 4 else _V6
+        return (int.from_bytes(address, "big") - base - _FIRST - self._shift) % _SPAN
 
     def _place(self, index: int) -> tuple[_Shelf, int]:
         shelf = self._shelves[index >= self._shelves[1].first]
@@ -128,8 +142,3 @@ class Names:
             shelf.until[place] = 0.0
         self._index[name] = shelf.first + place
         return shelf.first + place
-
-
-def _index(address: bytes) -> int:
-    base = _V4 if len(address) == 4 else _V6
-    return int.from_bytes(address, "big") - base - _FIRST
