@@ -23,8 +23,7 @@ _HEAD = """# What real resolvers make of it
 
 Each client runs inside a real environment, with Tor as its upstream and a DNS server whose zone is
 `test.example`. `mapped`: an address that stands for the name; `real`: the record's own. The rest is what the
-client itself says: dig shows records and response codes (its own, and those of systemd-resolved's stub), the
-others their errors. A blank cell: the client
+client itself says: dig shows records and response codes, the others their errors. A blank cell: the client
 does not ask for this type.
 [names.md](names.md) explains the modes.
 """
