@@ -294,6 +294,8 @@ class Supervisor:
                 self._restarts[worker.slot].succeeded()
                 self._console.phase(f"worker {worker.identity} ready")
                 self._go_when_ready()
+            case ["reopen"]:
+                worker.reopen()
             case ["failed", str(problem), str(cure)]:
                 worker.failed = AvneError(problem, cure)
 

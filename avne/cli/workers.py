@@ -9,6 +9,8 @@ not answer) is no crash: it is tried again for as long as the program runs.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 
 from avne.cli.children import Part
@@ -51,7 +53,7 @@ def _backoff(earlier: int) -> float:
 class Worker(Part):
     """The process of one slot in one generation."""
 
-    __slots__ = ("generation", "identity", "slot")
+    __slots__ = ("_proxy", "generation", "identity", "slot")
 
     def __init__(
         self, slot: int, generation: int, endpoint: str, upstream: UpstreamSpec, netstack: Control
@@ -60,11 +62,22 @@ class Worker(Part):
         self.slot = slot
         self.generation = generation
         self.identity = f"w{slot}.{generation}"
+        self._proxy = upstream.address
         config = {"endpoint": endpoint, "identity": self.identity, "upstream": upstream.to_config()}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:  # the two ends of its lane, for the netstack and for the worker
             netstack.send("lane", self.identity, fds=(ours.fileno(),))
             self.control.send("config", config, fds=(theirs.fileno(),))
+
+    def reopen(self) -> None:
+        """Give it the proxy's unix socket as it is now: it sees no files itself (upstream/way.py)."""
+        fds: tuple[int, ...] = ()
+        with contextlib.suppress(OSError):
+            if isinstance(self._proxy, str):
+                fds = (os.open(self._proxy, os.O_PATH | os.O_CLOEXEC),)
+        self.control.send("socket", fds=fds)
+        for fd in fds:
+            os.close(fd)
 
 
 def hopeless(worker: Worker, log_path: str) -> AvneError:

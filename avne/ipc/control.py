@@ -8,8 +8,8 @@ The verbs::
                             lane IDENTITY (+ fd) · gone IDENTITY · drain
     netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters} {account}
                             capture-ended ERRNO · log LEVEL EVENT {…}
-    supervisor → worker     config {…} (+ the lane's fd)
-    worker → supervisor     ready · failed PROBLEM CURE · log LEVEL EVENT {…}
+    supervisor → worker     config {…} (+ the lane's fd) · socket (+ fd of the proxy's, if it is there)
+    worker → supervisor     ready · failed PROBLEM CURE · reopen · log LEVEL EVENT {…}
 
 End of file in either direction means that the other process is gone, and ends this one.  A peer that sends
 something else than such messages is treated as gone.
@@ -25,6 +25,9 @@ from typing import Any
 
 import msgpack
 
+from avne.confine.runtime import SENDMSG
+
+SYSCALLS = (SENDMSG, "recvmsg", "close")
 MAX_MESSAGE = 65536
 MAX_FDS = 4
 

@@ -21,10 +21,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from avne.confine.rules import call, one_of
+from avne.confine.runtime import NONBLOCKING, SENDMSG, SENDTO
 from avne.ipc.credit import Budget
 from avne.ipc.pool import Pool
 from avne.ipc.relay import Relay, Step
 from avne.limits import HALF_CLOSED_MAX, MAX_PAYLOAD
+
+SYSCALLS: Final = (
+    "recvfrom", SENDTO, SENDMSG, "shutdown", "close", "epoll_ctl", NONBLOCKING,
+    call("setsockopt", one_of(1, socket.SOL_SOCKET), one_of(2, socket.SO_LINGER)),
+)  # fmt: skip
 
 READS_PER_TURN: Final = 16
 _LEAST_ROOM: Final = 64 << 10  # of the pool, to read into

@@ -18,6 +18,7 @@ from avne.ipc.messages import takes_lane
 from avne.netstack.leases import Attachment
 from avne.netstack.upstreams import Message
 
+SYSCALLS = ("epoll_ctl",)
 _ROUTER_MESSAGES_PER_TURN = 64
 
 Received = tuple[bytes, bytes, Attachment]  # worker, header, payload or socket

@@ -13,12 +13,9 @@ Sockets come from the workers, connected: none is opened here.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import io
 import os
-import resource
 import select
 import signal
 import sys
@@ -26,30 +23,55 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from avne.confine import kernel, rules, runtime
+from avne.confine.sandbox import Sandbox, Wish
 from avne.errors import Malformed
+from avne.ipc import channel, lane, streams
+from avne.ipc import control as control_line
 from avne.ipc.channel import Router
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import TUN_MTU
+from avne.netstack import capture, lines
 from avne.netstack.capture import Capture
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.stack import Stack
+from avne.netstack.warm_up import warm_up
 from avne.netstack.wire import split, vnet
+
+SYSCALLS = ("read", "readv", "writev", "epoll_wait", "epoll_pwait", "epoll_ctl", runtime.NONBLOCKING)
 
 _READ = vnet.SIZE + TUN_MTU + 16
 _READS_PER_TURN = 128
 _READS_PER_WRITE = 16  # about what the cache holds, and one write takes
-_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_DUMPABLE = 1, 15, 4
 _DRAIN_REPORT = 0.5  # seconds between two counts of what is still owed
+
+
+def policy(router: bool, captures: bool) -> rules.Policy:
+    """What the process may do: with ZeroMQ's threads for workers elsewhere, and with a file to write."""
+    modules = [
+        runtime.SYSCALLS,
+        control_line.SYSCALLS,
+        lane.SYSCALLS,
+        streams.SYSCALLS,
+        lines.SYSCALLS,
+        SYSCALLS,
+    ]
+    if router:
+        modules.append(channel.SYSCALLS)
+    if captures:
+        modules.append(capture.SYSCALLS)
+    return rules.gather("netstack", modules, runtime.REFUSED)
 
 
 class Process:
     """The loop.  `run` ends when the supervisor is gone."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, sandbox: Sandbox) -> None:
         self._control = control
         message, fds = self._expect("config")
         config: dict[str, Any] = message[1]
+        got = sandbox.isolate(Wish(file_size=len(fds) > 1))
         resolver = config.get("resolver")
         self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
         self._stack.account.keep_names = bool(config.get("log_names"))
@@ -60,6 +82,9 @@ class Process:
         self._lines = Lines(Router(fds[0], config["endpoint"]), self._epoll)
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last
+        warm_up(config["session"])
+        calls = sandbox.seal(policy(True, self._capture is not None), channel.THREADS)
+        self._log("info", "confined", {**got.fields(), "calls": calls})
         _, fds = self._expect("tun")
         self._tun = fds[0]
         os.set_blocking(self._tun, False)
@@ -300,24 +325,22 @@ class Process:
 
 def main() -> None:
     """Entry point: ``CONTROL_FD``."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(_PR_SET_NAME, b"avne [net]", 0, 0, 0)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    # A flow is a descriptor, and 1,024 is what most systems give at first.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    process = Process(Control.from_fd(int(sys.argv[1])))
+    kernel.introduce("avne [net]", signal.SIGKILL)
+    process = Process(Control.from_fd(int(sys.argv[1])), Sandbox())
     # Flows hold no cycles; what is allocated so far stays.
     gc.collect()
     gc.freeze()
     gc.disable()
+    code = 0
     try:
-        with contextlib.suppress(KeyboardInterrupt):
-            process.run()
-    finally:  # what was captured before a fault of ours is worth most
-        process.flush_capture()
-    os._exit(0)  # nothing is left to say, and ZeroMQ's threads need not be joined
+        process.run()
+    except KeyboardInterrupt:
+        pass
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    process.flush_capture()  # what was captured before a fault of ours is worth most
+    os._exit(code)  # the interpreter's own end is more than the filter allows
 
 
 if __name__ == "__main__":

@@ -24,8 +24,11 @@ from typing import Any, Final
 
 import socks
 
+from avne.confine.rules import call, one_of
+from avne.confine.runtime import NONBLOCKING, SENDTO
 from avne.ipc.messages import Capability, Code
 from avne.limits import MAX_HOST
+from avne.upstream import way
 from avne.upstream.base import Attempt, Negotiation, OpenError, Upstream
 from avne.upstream.spec import UpstreamSpec
 
@@ -35,6 +38,14 @@ REPLY_TIMEOUT: Final = 130.0  # Tor gives up by itself after 127 s at most
 LARGEST_REPLY: Final = 4 + 1 + MAX_HOST + 2  # bytes
 
 COMMAND_CONNECT: Final = 0x01
+
+# And what makes the socket, which depends on where the proxy is (confinement.py).
+SYSCALLS: Final = (
+    "connect", SENDTO, "recvfrom", "shutdown", "close", "poll", "ppoll", NONBLOCKING,
+    call("getsockopt", one_of(1, socket.SOL_SOCKET), one_of(2, socket.SO_ERROR)),
+    call("setsockopt", one_of(1, socket.IPPROTO_TCP), one_of(2, socket.TCP_NODELAY)),
+    call("setsockopt", one_of(1, socket.SOL_SOCKET), one_of(2, socket.SO_OOBINLINE)),
+)  # fmt: skip
 
 ANONYMOUS_GREETING: Final = b"\x05\x01\x00"  # VER, NMETHODS, "no authentication"
 _WITH_PASSWORD: Final = b"\x05\x02\x00\x02"
@@ -80,7 +91,7 @@ def connect(spec: UpstreamSpec, timeout: float) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout)
-            sock.connect(spec.address)
+            way.connect(sock, spec.address)
         except BaseException:
             sock.close()
             raise
@@ -96,10 +107,10 @@ def _tune(sock: socket.socket) -> None:
 
 
 def _connect_tcp(address: tuple[str, int], timeout: float) -> socket.socket:
-    if ":" in address[0] or not is_address(address[0]):
+    if not is_address(address[0]):
         return socket.create_connection(address, timeout)
-    # Without the getaddrinfo(3) of each connection, for an IPv4 address: the usual case.
-    sock = socket.socket()
+    # Without the getaddrinfo(3) of each connection, for which a worker that locks itself in has no files.
+    sock = socket.socket(_family(address[0]))
     try:
         sock.settimeout(timeout)
         sock.connect(address)
@@ -138,8 +149,8 @@ class Socks5(Upstream):
         address = self.spec.address
         if isinstance(address, str):
             return _connecting(socket.AF_UNIX, address)
-        if address[0].replace(".", "").isdigit():
-            return _connecting(socket.AF_INET, address)  # the usual case, without getaddrinfo(3)
+        if is_address(address[0]):
+            return _connecting(_family(address[0]), address)
         # A name was looked up by `check` a moment ago, or is in /etc/hosts.
         family, _, _, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         return _connecting(family, target)
@@ -171,12 +182,18 @@ def is_address(host: str) -> bool:
     return ":" in host or host.replace(".", "").isdigit()
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def _connecting(family: int, target: str | tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        if family != socket.AF_UNIX:
+        if isinstance(target, str):
+            way.connect(sock, target)
+        else:
             _tune(sock)
-        sock.connect(target)
+            sock.connect(target)
     except OSError as error:
         if error.errno != errno.EINPROGRESS:  # EAGAIN is a unix socket's full backlog
             sock.close()

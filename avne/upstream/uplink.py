@@ -11,6 +11,7 @@ from avne.ipc.channel import Dealer
 from avne.ipc.lane import Lane
 from avne.ipc.messages import takes_lane
 
+SYSCALLS = ("epoll_ctl", "close")
 _LINE_MESSAGES_PER_TURN = 128
 
 Payload = bytes | memoryview

@@ -11,10 +11,8 @@ netstack, and one look at the upstream, make ``ready``.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
-import resource
 import select
 import signal
 import socket
@@ -23,13 +21,17 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
+from avne.confine import kernel, runtime
+from avne.confine.rules import Policy
+from avne.confine.sandbox import Sandbox
 from avne.errors import Malformed
-from avne.ipc import messages
+from avne.ipc import channel, lane, messages, streams
+from avne.ipc import control as control_line
 from avne.ipc.control import Control
 from avne.ipc.messages import Code, ResolveKind, Sender, encode
 from avne.ipc.pool import Pool as Memory
 from avne.ipc.streams import Streams
-from avne.upstream import failure
+from avne.upstream import confinement, failure, lookout, negotiations, pool, socks5, uplink, way
 from avne.upstream.base import Attempt, OpenError, Resolved
 from avne.upstream.frames import Frames
 from avne.upstream.negotiations import Negotiations, Opening
@@ -38,24 +40,41 @@ from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
 from avne.upstream.tor import Tor
 from avne.upstream.uplink import Payload, Uplink
+from avne.upstream.warm_up import warm_up
+
+SYSCALLS: Final = ("epoll_wait", "epoll_pwait", "epoll_ctl")
+_MODULES: Final = (
+    runtime, control_line, lane, streams, negotiations, lookout, uplink, pool, socks5, way, channel
+)  # fmt: skip
 
 STATS_INTERVAL: Final = 1.0
 DRAIN_BOUND: Final = 30.0  # for all flows together
 
 _UPSTREAMS: Final = {"socks5": Socks5, "tor": Tor}
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
+
+
+def policy(plan: confinement.Plan) -> Policy:
+    """What the process may do."""
+    return confinement.policy(plan, [SYSCALLS, *(module.SYSCALLS for module in _MODULES)])
 
 
 class Worker:
     """The process."""
 
-    def __init__(self, control: Control, config: dict[str, Any], lane: socket.socket | None) -> None:
-        spec = UpstreamSpec.from_config(config["upstream"])
+    def __init__(
+        self,
+        control: Control,
+        config: dict[str, Any],
+        lane: socket.socket | None,
+        spec: UpstreamSpec,
+        doors: confinement.Doors,
+    ) -> None:
         self._control = control
+        self._way = doors.proxy
         self._upstream = _UPSTREAMS[spec.kind](spec)
         self._pool = Pool()
         self._epoll = select.epoll()
-        self._uplink = Uplink(config["endpoint"], config["identity"].encode(), lane, self._epoll)
+        self._uplink = Uplink(doors.endpoint, config["identity"].encode(), lane, self._epoll)
         self._streams = Streams(self._epoll, self._log, Memory())
         self._frames = Frames(self._uplink, self._streams, self._epoll, self._upstream, self._log)
         self._negotiations = Negotiations(self._epoll, self._upstream, self._streams.closing)
@@ -243,44 +262,52 @@ class Worker:
 
     def _read_control(self) -> None:
         received = self._control.receive()
-        if received and not received[0]:
+        if received is None:
+            return
+        message, fds = received
+        if not message:
             os._exit(0)  # the supervisor has gone
+        if message[0] == "socket" and self._way is not None:
+            self._way.renew(fds[0] if fds else None)
 
     def _log(self, level: str, event: str, fields: dict[str, Any]) -> None:
         with contextlib.suppress(BlockingIOError):  # a supervisor that is stopped (^Z) misses it
             self._control.send("log", level, event, fields)
 
 
-def _introduce(kind: str, identity: str) -> None:
-    """The process's name for ps(1): "avne [tor 1]" for the identity "w1.1" (slot.generation)."""
-    slot = identity.lstrip("w").partition(".")[0]
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_NAME, f"avne [{kind} {slot}]".encode(), 0, 0, 0)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
 def main() -> None:
     """Entry point: ``CONTROL_FD``."""
+    sandbox = Sandbox()
     sock = socket.socket(fileno=int(sys.argv[1]))
     control = Control(sock)
     received = control.receive(wait=True)
     if not received or not received[0]:
         return  # the supervisor went before we had begun
-    verb, config = received[0]
+    (verb, config), fds = received
     if verb != "config":
         raise RuntimeError(f"expected config, got {verb}")
     sock.setblocking(False)
-    _introduce(config["upstream"]["kind"], config["identity"])
-    # A flow is a descriptor, and 1,024 is what most systems give at first.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    lane = socket.socket(fileno=received[1][0]) if received[1] else None
-    worker = Worker(control, config, lane)
+    spec = UpstreamSpec.from_config(config["upstream"])
+    # For ps(1): "avne [tor 1]" for the identity "w1.1" (slot.generation).
+    slot = config["identity"].lstrip("w").partition(".")[0]
+    kernel.introduce(f"avne [{spec.kind} {slot}]", signal.SIGKILL)
+    doors = confinement.Doors(config, spec, lambda: control.send("reopen"))
+    plan = confinement.plan(spec, doors.remote)
+    got = sandbox.isolate(doors.narrowed(plan.wish))
+    doors.use(got)
+    lane_end = socket.socket(fileno=fds[0]) if fds else None
+    worker = Worker(control, config, lane_end, spec, doors)
+    warm_up()
+    calls = sandbox.seal(policy(plan), channel.THREADS)
+    control.send("log", "info", "confined", {"kind": plan.kind, **got.fields(), "calls": calls})
     gc.collect()
     gc.freeze()
     gc.disable()
-    worker.run()
+    try:
+        worker.run()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    os._exit(1)  # the interpreter's own end is more than the filter allows
 
 
 if __name__ == "__main__":
