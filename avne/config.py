@@ -96,6 +96,8 @@ KEYS: dict[str, Key] = {
         Key("log_names", False, _bool, "true or false", "whether host names and addresses are logged"),
         Key("helper", "auto", _choice("auto", "rootless", "setuid"), "auto, rootless or setuid",
             "which helper makes the environment"),
+        Key("netstack", "", _path, "an absolute path",
+            "the socket of an avne netstack, whose user the network process is then to be"),
         Key("tor.torrc", "", _path, "an absolute path",
             "a file of further torrc lines for avne's own Tor, such as bridges"),
         Key("env", [], _names, "names of variables",

@@ -66,21 +66,21 @@ def wire() -> str:
         "",
         "<!-- Made by scripts/generate_docs.py from avne/ipc/messages.py. Do not edit. -->",
         "",
-        "ZeroMQ ROUTER (netstack) and DEALER (worker) over an ipc socket in the session's 0700 directory.",
-        "A message is one msgpack array `[type, flow, field …]`; DATA has a second frame, the payload.",
-        "Between processes of one machine the messages marked *lane* take a socket of their own",
-        "(avne/ipc/lane.py), and a flow's bytes none: the worker gives its connected socket to the netstack.",
+        "A message is one msgpack array `[type, flow, field …]`. To a worker on the same machine it goes by",
+        "the lane, a SOCK_SEQPACKET pair (avne/ipc/lane.py): the worker gives its connected sockets away",
+        "(SOCKET, ENDED, ALIVE). To a worker elsewhere it goes by ZeroMQ (avne/ipc/channel.py; ROUTER in the",
+        "netstack, DEALER in the worker), and so do the bytes of a flow (OPENED, DATA, CREDIT, SHUT): DATA",
+        "has a second frame, the payload.",
         "A message that breaks this table, or the flow's turn, ends the worker that sent it.",
         "",
-        "| type | name | from | fields (largest value, or most characters or items) | payload | lane |",
-        "|---|---|---|---|---|---|",
+        "| type | name | from | fields (largest value, or most characters or items) | payload |",
+        "|---|---|---|---|---|",
     ]
     who = {Sender.NETSTACK: "netstack", Sender.WORKER: "worker", Sender.BOTH: "both"}
     for kind, row in TABLE.items():
         fields = ", ".join(f"{f.name}: {f.kind.__name__} ≤ {f.limit:,}" for f in row.fields) or "–"
         payload = "yes" if row.payload else "a socket" if row.socket else ""
-        lane = "lane" if row.lane else ""
-        lines.append(f"| {kind} | {row.name} | {who[row.sender]} | {fields} | {payload} | {lane} |")
+        lines.append(f"| {kind} | {row.name} | {who[row.sender]} | {fields} | {payload} |")
     return "\n".join(lines) + "\n"
 
 

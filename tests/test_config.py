@@ -41,6 +41,7 @@ def test_each_source_overrides_the_one_before(tmp_path):
         "resolver": config.Value("none", second),
         "log_names": config.Value(True, first),
         "helper": config.Value("auto", "default"),
+        "netstack": config.Value("", "default"),
         "tor.torrc": config.Value("/b", second),
         "env": config.Value(["A", "B"], second),
         "verbose": config.Value(2, "AVNE_VERBOSE"),
@@ -50,7 +51,8 @@ def test_each_source_overrides_the_one_before(tmp_path):
 @pytest.mark.parametrize("name", list(config.KEYS))
 def test_every_key_can_come_from_the_environment(tmp_path, name):
     text = {"workers": "4", "verbose": "1", "resolver": "[::1]:5353", "helper": "setuid",
-            "log_names": "yes", "tor.torrc": "/etc/x", "upstream": "auto", "env": "A,B"}[name]  # fmt: skip
+            "log_names": "yes", "tor.torrc": "/etc/x", "netstack": "/run/s",
+            "upstream": "auto", "env": "A,B"}[name]  # fmt: skip
     loaded = load(tmp_path, environ={config.variable(name): text})
     assert loaded.values[name].origin == config.variable(name)
 

@@ -34,7 +34,7 @@ def test_a_session_has_a_private_directory(runtime):
     for path in (session.directory, f"{runtime}/avne"):
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(session.socket("net.ipc"))
+        listener.bind(session.socket("attach"))
         session.close()
     assert os.listdir(f"{runtime}/avne") == []
 
@@ -61,7 +61,7 @@ def test_the_next_start_removes_what_a_killed_one_left(runtime):
         import os
         from avne.paths import open_session
         session = open_session()
-        open(session.directory + "/net.ipc", "w").close()
+        open(session.directory + "/attach", "w").close()
         print(session.directory, flush=True)
         os._exit(9)"""
     dead = subprocess.run(
@@ -71,7 +71,7 @@ def test_the_next_start_removes_what_a_killed_one_left(runtime):
         text=True,
         check=False,
     ).stdout.strip()
-    assert os.path.exists(f"{dead}/net.ipc")
+    assert os.path.exists(f"{dead}/attach")
     Path(runtime, "avne/notours").mkdir()
     session = paths.open_session({"XDG_RUNTIME_DIR": runtime})
     assert sorted(os.listdir(f"{runtime}/avne")) == sorted([session.id, "notours"])
@@ -140,7 +140,7 @@ def test_a_socket_path_that_is_too_long_is_an_error(runtime):
     os.mkdir(long, 0o700)
     session = paths.open_session({"XDG_RUNTIME_DIR": long})
     with pytest.raises(AvneError, match="too long for a socket"):
-        session.socket("net.ipc")
+        session.socket("attach")
     session.close()
 
 

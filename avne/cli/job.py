@@ -22,9 +22,9 @@ class Job(NamedTuple):
     inherited: Inherited
     helpers: list[str]  # paths, in the order to try
     netstack: dict[str, Any]  # the `config` of the netstack
-    listener: int  # the listening ipc socket
     capture: int  # the file of a capture, or -1
     upstream: UpstreamSpec
     workers: int
+    hire: str  # the socket of an `avne netstack`, or "" for a network process of our own
     request: Request  # what the environment is to be
     receipt: Receipt | None = None

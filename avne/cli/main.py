@@ -166,6 +166,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     setting("workers", "N")
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
+    setting("netstack", "SOCKET")
     setting("tor.torrc", "FILE")
     parser.add_argument("--name", default="", metavar="NAME",
                         help="what avne ps, attach and stop call it")  # fmt: skip
@@ -248,9 +249,20 @@ def _json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.sandbox:
+        from avne.cli.sandbox import show
+
+        return show(options.json)
     from avne.cli.doctor import doctor
 
     return doctor(options.json)
+
+
+def _prepare_doctor(parser: argparse.ArgumentParser) -> None:
+    _json_option(parser)
+    parser.add_argument(
+        "--sandbox", action="store_true", help="show what avne's own processes may do, and prove it"
+    )
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -285,6 +297,16 @@ def _prepare_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--private-home", action="store_true", help="the same of --private-home")
 
 
+def _prepare_netstack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listen", metavar="SOCKET", required=True, help="where to be asked for them")
+
+
+def _netstack(options: argparse.Namespace) -> int:
+    from avne.cli.netstack import serve
+
+    serve(options.listen)
+
+
 def _prepare_help(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("command", nargs="?", choices=[*COMMANDS], metavar="COMMAND", help="one of avne's")
 
@@ -313,9 +335,9 @@ COMMANDS = {
     "ps": Command("[--json]", "list your environments", _json_option, _ps),
     "stop": Command("NAME|ID", "end an environment's program", _prepare_stop, _stop),
     "doctor": Command(
-        "[--json]",
+        "[--json] [--sandbox]",
         "check what this machine has and what is missing",
-        _json_option,
+        _prepare_doctor,
         _doctor,
     ),
     "verify": Command(
@@ -329,6 +351,12 @@ COMMANDS = {
         "install the setuid helper, where users may not make namespaces",
         _prepare_setup,
         _setup,
+    ),
+    "netstack": Command(
+        "--listen SOCKET",
+        "run the network processes of other users' environments, as a user of its own",
+        _prepare_netstack,
+        _netstack,
     ),
     "config": Command(
         "[--json]",

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -59,7 +58,6 @@ def _run(program: list[str], config: Config, more: More, state: Inherited, recei
     capture_fd = open_capture(more.capture) if more.capture is not None else -1
     try:
         with _upstream(config, console) as upstream, _session(config, console, more.name) as (session, log):
-            listener = _listen(session)
             openings = Openings(options, os.environ, session.directory, console)
             argv = program or [os.environ.get("SHELL") or "/bin/sh"]
             warn_of_hidden(argv, openings, console)
@@ -71,10 +69,10 @@ def _run(program: list[str], config: Config, more: More, state: Inherited, recei
                 inherited=state,
                 helpers=helpers,
                 netstack=_netstack_config(session, config),
-                listener=listener,
                 capture=capture_fd,
                 upstream=upstream,
                 workers=config["workers"],
+                hire=config["netstack"],
                 request=openings.request,
                 receipt=receipt,
             )
@@ -188,19 +186,10 @@ def _session(config: Config, console: Console, name: str) -> Iterator[tuple[Sess
         session.close()
 
 
-def _listen(session: Session) -> int:
-    """The descriptor of the session's listening ipc socket, for the netstack to inherit."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(session.socket("net.ipc"))
-        listener.listen(64)
-        return listener.detach()
-
-
 def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
     resolver = config["resolver"]
     return {
         "session": session.id,
-        "endpoint": f"ipc://{session.socket('net.ipc')}",
         "resolver": None if resolver == "none" else split_resolver(resolver),
         "workers": config["workers"],
         "log_names": config["log_names"],

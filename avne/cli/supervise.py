@@ -91,15 +91,21 @@ class Supervisor:
         job = self._job
         self._note("start", avne=__version__, upstream=job.upstream.redacted(), workers=job.workers)
         self._loop.after(START_BOUND, "start", self._start_too_slow)
-        self._netstack = Part("the network process", "net", NETSTACK)  # first: it takes longest
-        fds = (job.listener,) if job.capture < 0 else (job.listener, job.capture)
+        self._netstack = self._start_netstack()  # first: it takes longest
+        fds = (job.capture,) if job.capture >= 0 else ()
         self._netstack.control.send("config", job.netstack, fds=fds)
-        os.close(job.listener)
         self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
         for slot in self._restarts:
             self._start_worker(slot, 1)
         self._start_helper()
         self._console.phase("helper, netstack and workers started")
+
+    def _start_netstack(self) -> Part:
+        if not self._job.hire:
+            return Part("the network process", "net", NETSTACK)
+        from avne.cli.netstack import Hired
+
+        return Hired(self._job.hire)
 
     def _start_helper(self) -> None:
         self._environment = launch.Environment(self._helpers.pop(0), self._job.request, self._stdio.fds)
@@ -107,8 +113,7 @@ class Supervisor:
 
     def _start_worker(self, slot: int, generation: int) -> None:
         assert self._netstack
-        endpoint = self._job.netstack["endpoint"]
-        worker = Worker(slot, generation, endpoint, self._job.upstream, self._netstack.control)
+        worker = Worker(slot, generation, self._job.upstream, self._netstack.control)
         self._workers[slot] = worker
         self._parts.watch(worker, self._on_worker, self._worker_died)
 

@@ -55,15 +55,13 @@ class Worker(Part):
 
     __slots__ = ("_proxy", "generation", "identity", "slot")
 
-    def __init__(
-        self, slot: int, generation: int, endpoint: str, upstream: UpstreamSpec, netstack: Control
-    ) -> None:
+    def __init__(self, slot: int, generation: int, upstream: UpstreamSpec, netstack: Control) -> None:
         super().__init__(f"upstream worker {slot}", f"w{slot}.{generation}", MODULE)
         self.slot = slot
         self.generation = generation
         self.identity = f"w{slot}.{generation}"
         self._proxy = upstream.address
-        config = {"endpoint": endpoint, "identity": self.identity, "upstream": upstream.to_config()}
+        config = {"identity": self.identity, "upstream": upstream.to_config()}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:  # the two ends of its lane, for the netstack and for the worker
             netstack.send("lane", self.identity, fds=(ours.fileno(),))

@@ -13,7 +13,7 @@ import struct
 from typing import Final, NamedTuple
 
 from avne.confine.calls import Machine, number
-from avne.confine.rules import Policy, Test
+from avne.confine.rules import Condition, Policy
 
 # linux/bpf_common.h, linux/seccomp.h
 LD_W_ABS: Final = 0x20
@@ -69,14 +69,14 @@ def assemble(policy: Policy, machine: Machine) -> list[Instruction]:
     return [*program, _return(KILL_PROCESS)]
 
 
-def _call(alternatives: tuple[tuple[Test, ...], ...], otherwise: Instruction) -> list[Instruction]:
+def _call(alternatives: tuple[tuple[Condition, ...], ...], otherwise: Instruction) -> list[Instruction]:
     """The answer to one call."""
     if alternatives == ((),):
         return [_return(ALLOW)]
     return [step for tests in alternatives for step in _alternative(tests)] + [otherwise]
 
 
-def _alternative(tests: tuple[Test, ...]) -> list[Instruction]:
+def _alternative(tests: tuple[Condition, ...]) -> list[Instruction]:
     """ALLOW if all hold; else it runs off its end."""
     code = [_return(ALLOW)]
     for test in reversed(tests):
@@ -84,7 +84,7 @@ def _alternative(tests: tuple[Test, ...]) -> list[Instruction]:
     return code
 
 
-def _test(test: Test, beyond: int) -> list[Instruction]:
+def _test(test: Condition, beyond: int) -> list[Instruction]:
     """Runs off its end if it holds; else it jumps over `beyond` more."""
     code = [_load(_ARGUMENTS + 8 * test.argument)]
     if test.mask != 0xFFFFFFFF:

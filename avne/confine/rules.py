@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 _ALL: Final = 0xFFFFFFFF
 
 
-class Test(NamedTuple):
+class Condition(NamedTuple):
     """`argument` (0 to 5), masked, is one of `values`."""
 
     argument: int
@@ -27,31 +27,31 @@ class Test(NamedTuple):
         return f"arg{self.argument}{'' if self.mask == _ALL else f'&{self.mask:#x}'}={values}"
 
 
-def one_of(argument: int, *values: int) -> Test:
-    return Test(argument, _ALL, tuple(value & _ALL for value in values))
+def one_of(argument: int, *values: int) -> Condition:
+    return Condition(argument, _ALL, tuple(value & _ALL for value in values))
 
 
-def without(argument: int, bits: int) -> Test:
+def without(argument: int, bits: int) -> Condition:
     """None of `bits` is set."""
-    return Test(argument, bits, (0,))
+    return Condition(argument, bits, (0,))
 
 
-def with_all(argument: int, bits: int) -> Test:
+def with_all(argument: int, bits: int) -> Condition:
     """All of `bits` are set."""
-    return Test(argument, bits, (bits,))
+    return Condition(argument, bits, (bits,))
 
 
 class Call(NamedTuple):
     """A system call that is made only with arguments for which every test holds."""
 
     name: str
-    tests: tuple[Test, ...]
+    tests: tuple[Condition, ...]
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(map(str, self.tests))})"
 
 
-def call(name: str, *tests: Test) -> Call:
+def call(name: str, *tests: Condition) -> Call:
     return Call(name, tests)
 
 
@@ -63,7 +63,7 @@ class Policy(NamedTuple):
     """
 
     name: str
-    allowed: Mapping[str, tuple[tuple[Test, ...], ...]]
+    allowed: Mapping[str, tuple[tuple[Condition, ...], ...]]
     refused: Mapping[str, int]
 
 
@@ -72,7 +72,7 @@ Declarations = Iterable[str | Call]
 
 def gather(name: str, modules: Iterable[Declarations], refused: Mapping[str, int]) -> Policy:
     """The policy of a part: the sum of its modules' ``SYSCALLS``."""
-    found: dict[str, list[tuple[Test, ...]]] = {}
+    found: dict[str, list[tuple[Condition, ...]]] = {}
     for one in (one for declarations in modules for one in declarations):
         called, tests = (one.name, one.tests) if isinstance(one, Call) else (one, ())
         alternatives = found.setdefault(called, [])

@@ -134,7 +134,7 @@ def _leave(wish: Wish) -> tuple[bool, int]:
         if not wish.files:
             _empty_root(wish.descriptors)
         if wish.drops_root:
-            _become(_unprivileged())
+            become_unprivileged()
         user = os.getuid()
         _unshared(CLONE_NEWUSER)  # in which nobody is mapped: as root made the others, it owns nothing
         return True, user
@@ -205,6 +205,12 @@ def _unprivileged() -> tuple[int, int]:
     taken = {user for user, _ in ids.values()}
     spare = next(one for one in _SPARE_IDS if one not in taken)
     return spare, spare
+
+
+def become_unprivileged() -> int:
+    """Root becomes the user that its parts are; gives the uid, which stays 0 where there is no other."""
+    _become(_unprivileged())
+    return os.getuid()
 
 
 def _become(identity: tuple[int, int]) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The netstack's and the workers' ends of the ZeroMQ line: the only file that imports zmq.
+"""The ZeroMQ line between the netstack and workers elsewhere: the only file that imports zmq.
 
+It is imported where there is such a worker, and not before: libzmq costs 40 ms of CPU to load, and 4 MiB.
 The netstack binds one `Router`, each worker connects one `Dealer` under an identity that is
 never used again.  A message is a header frame (`messages.encode`) and, for DATA, a payload
 frame; the router sees the sender's identity in front.
@@ -30,7 +31,7 @@ import zmq
 
 from avne.confine.rules import call, one_of, without
 from avne.confine.runtime import PROT_EXEC, SENDTO
-from avne.errors import Malformed
+from avne.ipc.messages import BadFrames
 from avne.limits import MAX_HEADER, MAX_PAYLOAD
 
 # libzmq's, in its threads and in ours, with those that it has for each peer that comes.
@@ -42,7 +43,6 @@ SYSCALLS: Final = (
     call("rt_sigprocmask", one_of(0, signal.SIG_BLOCK, signal.SIG_UNBLOCK, signal.SIG_SETMASK)),
     "restart_syscall", "exit",
 )  # fmt: skip
-THREADS: Final = 2  # of a context: one for its sockets, one that buries them
 
 Payload = bytes | memoryview
 
@@ -55,14 +55,6 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)
 _EVENTS: Final = int(zmq.EVENTS)
 _RCVMORE: Final = int(zmq.RCVMORE)
 _POLLIN: Final = int(zmq.POLLIN)
-
-
-class BadFrames(Malformed):
-    """`peer` sent a message that is not one header and at most one payload."""
-
-    def __init__(self, peer: bytes) -> None:
-        super().__init__("wire-frames")
-        self.peer = peer
 
 
 class _Channel:

@@ -4,11 +4,13 @@
 Each message is ``[verb, argument …]``; a packet is a message, so a half message cannot be.
 The verbs::
 
-    supervisor → netstack   config {…} (+ listening ipc socket, + capture's file) · tun (+ fd)
+    supervisor → netstack   config {…} (+ listening socket, if there is an endpoint; + capture's file)
+                            tun (+ fd)
                             lane IDENTITY (+ fd) · gone IDENTITY · drain
     netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters} {account}
                             capture-ended ERRNO · log LEVEL EVENT {…}
-    supervisor → worker     config {…} (+ the lane's fd) · socket (+ fd of the proxy's, if it is there)
+    supervisor → worker     config {…} (+ the lane's fd, if there is no endpoint)
+                            socket (+ fd of the proxy's, if it is there)
     worker → supervisor     ready · failed PROBLEM CURE · reopen · log LEVEL EVENT {…}
 
 End of file in either direction means that the other process is gone, and ends this one.  A peer that sends

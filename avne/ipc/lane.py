@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The lane: messages and descriptors between the netstack and a worker on the same machine.
 
-A worker elsewhere has its flows on the ZeroMQ line (channel.py), payload and all.  Between processes
-of one machine a message would wake two of ZeroMQ's threads before it is there, and no descriptor can go
-that way.  So the messages about flows, and DRAIN, take a socket of their own (SOCK_SEQPACKET), which the
-supervisor makes for the two.  Which way a message goes follows from its type.
+It is a pair of sockets (SOCK_SEQPACKET), which the supervisor makes for the two before it starts the worker.
+A worker elsewhere has the ZeroMQ line (channel.py) instead: there a message wakes two more threads before
+it is there, and no descriptor can go that way.
 
 A packet is up to LANE_PACKET messages, little-endian, with the descriptors of those that have one
 (SCM_RIGHTS) in the same order::

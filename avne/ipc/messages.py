@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The vocabulary between the netstack and the upstream workers: one table.
 
-A message is one ZeroMQ frame, a msgpack array ``[type, flow, field …]``, followed for
-DATA by a second frame with the payload bytes, which are never packed.  `TABLE` is the
-whole contract: who may send a type, the fields with their bounds, and whether a payload
-follows.  `decode` checks a frame against it and raises `Malformed`; a peer that sends
-such a frame is cut off.
+A message is a msgpack array ``[type, flow, field …]``, followed for DATA by the payload bytes, which are
+never packed.  `TABLE` is the whole contract: who may send a type, the fields with their bounds, and
+whether a payload or a descriptor follows.  `decode` checks a message against it and raises `Malformed`; a
+peer that sends such a one is cut off.
+
+A worker has one line: the lane (lane.py) where it is on the netstack's machine, ZeroMQ (channel.py) where
+it is elsewhere.
 
 ``flow`` is a number the netstack chose and never uses again (0 where a message is about
 the worker, a query's own number for RESOLVE), so a message that crossed a RESET on the
 wire names a flow that is gone, and is dropped without harm.
 
-Life of a flow::
+Life of a flow of a worker elsewhere::
 
     netstack                       worker
     OPEN flow host port credit ->            credit: bytes the worker may send down
@@ -23,8 +25,7 @@ Life of a flow::
 
 A sender never sends more DATA bytes than it was granted; CREDIT returns what was consumed.
 
-Between processes of one machine the rows marked `lane` go by lane.py, and the worker gives the connected
-socket away instead of carrying the bytes::
+By the lane the worker gives the connected socket away instead of carrying the bytes::
 
     OPEN flow host port credit ->            (the credit is of no use here)
                                <-  SOCKET flow opened     with its descriptor; or REFUSED
@@ -35,7 +36,6 @@ socket away instead of carrying the bytes::
 
 The worker then knows nothing of the flow any more: `opened` (its clock, in µs) is what it needs for the
 answer.
-Everything else, and everything of a worker elsewhere, goes by ZeroMQ (channel.py).
 """
 
 from __future__ import annotations
@@ -68,6 +68,14 @@ STATS: Final = 15
 SOCKET: Final = 16
 ENDED: Final = 17
 ALIVE: Final = 18
+
+
+class BadFrames(Malformed):
+    """`peer` sent by ZeroMQ what is not one header and at most one payload."""
+
+    def __init__(self, peer: bytes) -> None:
+        super().__init__("wire-frames")
+        self.peer = peer
 
 
 class Capability(IntFlag):
@@ -134,7 +142,6 @@ class Row(NamedTuple):
     sender: Sender
     fields: tuple[Field, ...]
     payload: bool = False
-    lane: bool = False
     socket: bool = False  # a descriptor comes with it
 
 
@@ -152,48 +159,41 @@ TABLE: Final[dict[int, Row]] = {
         (_int("version", 1 << 16), Field("kind", str, 32), _int("capabilities", 255)),
     ),
     READY: Row("READY", Sender.NETSTACK, ()),
-    DRAIN: Row("DRAIN", Sender.NETSTACK, (), lane=True),
+    DRAIN: Row("DRAIN", Sender.NETSTACK, ()),
     OPEN: Row(
         "OPEN",
         Sender.NETSTACK,
         (Field("host", str, MAX_HOST), _int("port", 65535), _int("credit", CREDIT_MAX)),
-        lane=True,
     ),
     OPENED: Row("OPENED", Sender.WORKER, (_int("credit", CREDIT_MAX),)),
-    REFUSED: Row("REFUSED", Sender.WORKER, (_int("code", 0xFFFF), Field("detail", str, 200)), lane=True),
+    REFUSED: Row("REFUSED", Sender.WORKER, (_int("code", 0xFFFF), Field("detail", str, 200))),
     DATA: Row("DATA", Sender.BOTH, (), payload=True),
     CREDIT: Row("CREDIT", Sender.BOTH, (_int("bytes", CREDIT_MAX),)),
     SHUT: Row("SHUT", Sender.BOTH, ()),
-    RESET: Row("RESET", Sender.BOTH, (_int("code", 0xFFFF),), lane=True),
+    RESET: Row("RESET", Sender.BOTH, (_int("code", 0xFFFF),)),
     RESOLVE: Row("RESOLVE", Sender.NETSTACK, (_int("kind", 1), Field("what", str, MAX_HOST))),
     RESOLVED: Row(
         "RESOLVED",
         Sender.WORKER,
         (_int("code", 0xFFFF), Field("answers", list, 16), _int("ttl", 1 << 31)),
     ),
-    PING: Row("PING", Sender.BOTH, (_int("nonce", _U63),), lane=True),
-    PONG: Row("PONG", Sender.BOTH, (_int("nonce", _U63),), lane=True),
+    PING: Row("PING", Sender.BOTH, (_int("nonce", _U63),)),
+    PONG: Row("PONG", Sender.BOTH, (_int("nonce", _U63),)),
     STATS: Row(
         "STATS",
         Sender.WORKER,
         (_int("flows", 1 << 32), _int("bytes_up", _U63), _int("bytes_down", _U63)),
     ),
-    SOCKET: Row("SOCKET", Sender.WORKER, (_int("opened", _U63),), lane=True, socket=True),
-    ENDED: Row("ENDED", Sender.NETSTACK, (_int("opened", _U63),), lane=True),
-    ALIVE: Row("ALIVE", Sender.WORKER, (), lane=True),
+    SOCKET: Row("SOCKET", Sender.WORKER, (_int("opened", _U63),), socket=True),
+    ENDED: Row("ENDED", Sender.NETSTACK, (_int("opened", _U63),)),
+    ALIVE: Row("ALIVE", Sender.WORKER, ()),
 }
-_LANE: Final = frozenset(kind for kind, row in TABLE.items() if row.lane)
 
 
 def encode(kind: int, flow: int, *fields: Any) -> bytes:
     """A header for the wire; `fields` in the order of the table."""
     packed: bytes = msgpack.packb((kind, flow, *fields))
     return packed
-
-
-def takes_lane(header: bytes) -> bool:
-    """Whether what `encode` made goes by the lane, where there is one."""
-    return header[1] in _LANE  # after the array's byte, a type is a byte of its own (msgpack fixint)
 
 
 def decode(header: bytes, sender: Sender) -> list[Any]:

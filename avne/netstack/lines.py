@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The netstack's ends of its lines to the workers: one ZeroMQ router for all, and a lane for each.
+"""The netstack's ends of its lines to the workers: a lane for each of this machine, a router for the others.
 
-Which way a message goes is `messages.takes_lane`.  A worker without a lane, on another machine,
-gets everything by the router.
+The supervisor announces a lane before its worker is started, so what comes from it comes by that.  Nobody
+else is heard under the identity of a worker with a lane.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from avne.errors import Malformed
-from avne.ipc.channel import BadFrames, Router
 from avne.ipc.lane import Lane
-from avne.ipc.messages import takes_lane
+from avne.ipc.messages import BadFrames
 from avne.netstack.leases import Attachment
 from avne.netstack.upstreams import Message
+
+if TYPE_CHECKING:
+    from avne.ipc.channel import Router
 
 SYSCALLS = ("epoll_ctl",)
 _ROUTER_MESSAGES_PER_TURN = 64
@@ -34,13 +37,15 @@ class CutOff(Exception):
 
 
 class Lines:
-    """Shares the process's epoll."""
+    """Shares the process's epoll.  `router` is None where no worker elsewhere may join."""
 
-    def __init__(self, router: Router, epoll: select.epoll) -> None:
+    def __init__(self, router: Router | None, epoll: select.epoll) -> None:
         self._router = router
         self._epoll = epoll
-        self._router_fd = router.fileno()
-        epoll.register(self._router_fd, select.EPOLLIN)
+        self._router_fd = -1
+        if router is not None:
+            self._router_fd = router.fileno()
+            epoll.register(self._router_fd, select.EPOLLIN)
         self.check_router = False  # it may have something
         self._lanes: dict[bytes, Lane] = {}
         self._by_fd: dict[int, bytes] = {}
@@ -93,23 +98,25 @@ class Lines:
 
     def receive(self) -> Iterator[Received]:
         """What the router has.  Raises `CutOff`."""
+        assert self._router is not None
         for _ in range(_ROUTER_MESSAGES_PER_TURN):
             try:
                 message = self._router.receive()
             except BadFrames as error:
+                if error.peer in self._lanes:
+                    continue
                 raise CutOff(error.peer, error.reason) from error
             if message is None:
                 self.check_router = False
                 return
-            yield message
+            if message[0] not in self._lanes:
+                yield message
 
     def idle(self) -> bool:
         """Whether the process may sleep: nothing waits here, in or out."""
-        if self.check_router and not self._router.pending():
+        if self._router is not None and self.check_router and not self._router.pending():
             self.check_router = False
-        if self.check_router:
-            return False
-        return not self._unflushed
+        return not (self.check_router or self._unflushed)
 
     # ---- out ---------------------------------------------------------------------------------
 
@@ -117,10 +124,12 @@ class Lines:
         """Queue a message; False when there is no such worker (any more)."""
         worker, header, payload = message
         lane = self._lanes.get(worker)
-        if lane is not None and takes_lane(header):
+        if lane is not None:
             lane.send(header)
             self._unflushed = True
             return True
+        if self._router is None:
+            return False
         self.check_router = True  # a send may take the signal of what comes in with it
         return self._router.send(worker, header, payload)
 

@@ -2,8 +2,8 @@
 """The netstack's process and its loop: tun ⇄ Stack ⇄ sockets and workers.
 
 Started by the supervisor as ``python -I -m avne.netstack.process CONTROL_FD``.  The first control
-message brings the configuration, the listening ipc socket and perhaps a capture's file, the
-second the tun.
+message brings the configuration and perhaps a capture's file, the second the tun.  Where workers
+elsewhere may join there is an ``endpoint``, with its listening socket, and ZeroMQ is loaded for them.
 
 One turn of the loop: the workers' messages, drain the tun (a bounded number of packets), read from the
 flows' sockets and write to them, timers, flush; then the workers' messages go out, then the packets.  The tun
@@ -21,14 +21,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avne.confine import kernel, rules, runtime
 from avne.confine.sandbox import Sandbox, Wish
 from avne.errors import Malformed
-from avne.ipc import channel, lane, streams
 from avne.ipc import control as control_line
-from avne.ipc.channel import Router
+from avne.ipc import lane, streams
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import TUN_MTU
@@ -39,8 +38,12 @@ from avne.netstack.stack import Stack
 from avne.netstack.warm_up import warm_up
 from avne.netstack.wire import split, vnet
 
+if TYPE_CHECKING:
+    from avne.ipc.channel import Router
+
 SYSCALLS = ("read", "readv", "writev", "epoll_wait", "epoll_pwait", "epoll_ctl", runtime.NONBLOCKING)
 
+ROUTER_THREADS = 2  # of ZeroMQ: one for its sockets, one that buries them
 _READ = vnet.SIZE + TUN_MTU + 16
 _READS_PER_TURN = 128
 _READS_PER_WRITE = 16  # about what the cache holds, and one write takes
@@ -49,19 +52,14 @@ _DRAIN_REPORT = 0.5  # seconds between two counts of what is still owed
 
 def policy(router: bool, captures: bool) -> rules.Policy:
     """What the process may do: with ZeroMQ's threads for workers elsewhere, and with a file to write."""
-    modules = [
-        runtime.SYSCALLS,
-        control_line.SYSCALLS,
-        lane.SYSCALLS,
-        streams.SYSCALLS,
-        lines.SYSCALLS,
-        SYSCALLS,
-    ]
+    modules = [runtime.SYSCALLS, control_line.SYSCALLS, lane.SYSCALLS, streams.SYSCALLS, lines.SYSCALLS]
     if router:
+        from avne.ipc import channel
+
         modules.append(channel.SYSCALLS)
     if captures:
         modules.append(capture.SYSCALLS)
-    return rules.gather("netstack", modules, runtime.REFUSED)
+    return rules.gather("netstack", [*modules, SYSCALLS], runtime.REFUSED)
 
 
 class Process:
@@ -71,19 +69,20 @@ class Process:
         self._control = control
         message, fds = self._expect("config")
         config: dict[str, Any] = message[1]
-        got = sandbox.isolate(Wish(file_size=len(fds) > 1))
+        router = "endpoint" in config
+        got = sandbox.isolate(Wish(file_size=len(fds) > router))
         resolver = config.get("resolver")
         self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
         self._stack.account.keep_names = bool(config.get("log_names"))
-        self._capture = self._stack.capture = self._begin_capture(config["session"], *fds[1:])
         self._epoll = select.epoll()
+        self._lines = Lines(self._router(config, fds), self._epoll)
+        self._capture = self._stack.capture = self._begin_capture(config["session"], *fds)
         self._streams = Streams(self._epoll, self._log, self._stack.pool)
         self._stack.upstreams.streams = self._streams
-        self._lines = Lines(Router(fds[0], config["endpoint"]), self._epoll)
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last
         warm_up(config["session"])
-        calls = sandbox.seal(policy(True, self._capture is not None), channel.THREADS)
+        calls = sandbox.seal(policy(router, self._capture is not None), router * ROUTER_THREADS)
         self._log("info", "confined", {**got.fields(), "calls": calls})
         _, fds = self._expect("tun")
         self._tun = fds[0]
@@ -107,6 +106,14 @@ class Process:
             if message[0] != "lane":
                 raise RuntimeError(f"expected {verb}, got {message[0]}")
             self._add_lane(message[1].encode(), fds[0])
+
+    @staticmethod
+    def _router(config: dict[str, Any], fds: list[int]) -> Router | None:
+        if "endpoint" not in config:
+            return None
+        from avne.ipc.channel import Router
+
+        return Router(fds.pop(0), config["endpoint"])
 
     def _begin_capture(self, session: str, fd: int = -1) -> Capture | None:
         if fd < 0:
@@ -245,8 +252,6 @@ class Process:
         try:
             for worker, header, payload in received:
                 joining = worker not in self._stack.upstreams.workers
-                if joining:
-                    self._read_control(now)  # its lane was announced before it was started
                 try:
                     self._stack.handle(worker, header, payload, now)
                 except Malformed as error:

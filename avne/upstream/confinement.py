@@ -16,18 +16,21 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Final, NamedTuple
+import stat
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from avne.confine import rules, runtime
-from avne.confine.rules import Declarations, Test, call, one_of, without
-from avne.confine.sandbox import DESCRIPTORS, Got, Wish
+from avne.confine.rules import Condition, Declarations, call, one_of, without
+from avne.confine.sandbox import Wish
 from avne.upstream import way
 from avne.upstream.socks5 import is_address
 from avne.upstream.spec import UpstreamSpec
 
 _DNS: Final = 53
-_IPC: Final = "ipc://"
-_STREAM: Final = Test(1, 0xF, (socket.SOCK_STREAM,))  # without SOCK_NONBLOCK and SOCK_CLOEXEC
+REMOTE: Final = "remote"
+_STREAM: Final = Condition(1, 0xF, (socket.SOCK_STREAM,))  # without SOCK_NONBLOCK and SOCK_CLOEXEC
+_DATAGRAM: Final = Condition(1, 0xF, (socket.SOCK_DGRAM,))
 # SCTP and Multipath TCP have stream sockets, too, and Landlock does not know them.
 _TCP: Final = one_of(2, 0, socket.IPPROTO_TCP)
 
@@ -37,7 +40,9 @@ _LOOK_UP: Final = (
     "newfstatat", "fstat", "lseek", "read", "pread64", "readlink", "readlinkat", "getdents64", "getcwd",
     "access", "faccessat", "mmap", "mprotect", "uname", "sysinfo", "sched_getaffinity",
     "getuid", "geteuid", "getgid", "getegid", "getpid",
-    call("socket", one_of(0, socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)),
+    call("socket", one_of(0, socket.AF_UNIX, socket.AF_NETLINK)),
+    call("socket", one_of(0, socket.AF_INET, socket.AF_INET6), _STREAM, _TCP),
+    call("socket", one_of(0, socket.AF_INET, socket.AF_INET6), _DATAGRAM),
     "connect", "bind", "poll", "ppoll", "ioctl", "fcntl", "setsockopt", "getsockopt", "getsockname",
     "getpeername", "sendmmsg", "recvmsg", "recvfrom", "clock_nanosleep", "rt_sigaction",
 )  # fmt: skip
@@ -54,15 +59,15 @@ class Plan(NamedTuple):
 def plan(spec: UpstreamSpec, remote: bool = False) -> Plan:
     """For a worker of `spec`; `remote`: its netstack is on another machine."""
     if remote:
-        return Plan("remote", Wish(network=True, files=True, ports=None, drops_root=False), _LOOK_UP)
+        return Plan(REMOTE, Wish(network=True, files=True, ports=None, drops_root=False), _LOOK_UP)
     if isinstance(spec.address, str):
         return Plan("unix", Wish(descriptors=True), (call("socket", one_of(0, socket.AF_UNIX), _STREAM),))
     host, port = spec.address
     if is_address(host):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sockets = (call("socket", one_of(0, family), _STREAM, _TCP),)
-        return Plan("address", Wish(network=True, descriptors=True, ports=(port,)), sockets)
-    return Plan("name", Wish(network=True, files=True, ports=(port, _DNS), drops_root=False), _LOOK_UP)
+        return Plan("address", Wish(network=True, ports=(port,)), sockets)
+    return Plan("name", Wish(network=True, files=True, ports=(port, _DNS)), _LOOK_UP)
 
 
 def policy(plan: Plan, modules: list[Declarations]) -> rules.Policy:
@@ -71,33 +76,14 @@ def policy(plan: Plan, modules: list[Declarations]) -> rules.Policy:
     return rules.gather(f"worker ({plan.kind})", [*modules, plan.sockets], refused)
 
 
-class Doors:
-    """The unix sockets that the worker is to reach from its empty root, opened while they can be seen."""
+def open_door(spec: UpstreamSpec, plan: Plan, ask: Callable[[], None]) -> way.Way | None:
+    """The way to the proxy's unix socket, while it can be seen; None where none is needed."""
+    if isinstance(spec.address, str) and plan.wish.descriptors:
+        return way.Way(spec.address, ask)
+    return None
 
-    def __init__(self, config: dict[str, Any], spec: UpstreamSpec, ask: Any) -> None:
-        self._spec = spec
-        self.proxy = way.Way(spec.address, ask) if isinstance(spec.address, str) else None
-        self.endpoint: str = config["endpoint"]
-        self._line = -1
-        if self.endpoint.startswith(_IPC):
-            self._line = os.open(self.endpoint.removeprefix(_IPC), os.O_PATH | os.O_CLOEXEC)
 
-    @property
-    def remote(self) -> bool:
-        return self._line < 0
-
-    def narrowed(self, wish: Wish) -> Wish:
-        """`wish`, but root stays root where it alone may use one of the sockets."""
-        fds = [self._line] if self.proxy is None else [self._line, self.proxy.fileno()]
-        all_may = all(os.fstat(fd).st_mode & 0o002 for fd in fds if fd >= 0)
-        return wish._replace(drops_root=wish.drops_root and all_may)
-
-    def use(self, got: Got) -> None:
-        """From here on the sockets are where `isolate` has left them."""
-        if not got.namespaces:
-            self.proxy = None
-            return
-        if self._line >= 0:
-            self.endpoint = f"{_IPC}{DESCRIPTORS}/{self._line}"
-        if self.proxy is not None and isinstance(self._spec.address, str):
-            way.use(self._spec.address, self.proxy)
+def narrowed(wish: Wish, door: way.Way | None) -> Wish:
+    """`wish`, but root stays root where nobody else may use the proxy's socket."""
+    all_may = door is None or bool(os.fstat(door.fileno()).st_mode & stat.S_IWOTH)
+    return wish._replace(drops_root=wish.drops_root and all_may)

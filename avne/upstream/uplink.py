@@ -1,78 +1,96 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A worker's ends of its lines to the netstack: ZeroMQ, and the lane where both are on one machine."""
+"""A worker's end of its line to the netstack: the lane on one machine, ZeroMQ between two."""
 
 from __future__ import annotations
 
 import select
 import socket
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from avne.ipc.channel import Dealer
 from avne.ipc.lane import Lane
-from avne.ipc.messages import takes_lane
+
+if TYPE_CHECKING:
+    from avne.ipc.channel import Dealer
 
 SYSCALLS = ("epoll_ctl", "close")
-_LINE_MESSAGES_PER_TURN = 128
+_MESSAGES_PER_TURN = 128
 
 Payload = bytes | memoryview
+Received = tuple[bytes, Payload | None]  # header, payload
 
 
 class Uplink:
     """Shares the worker's epoll."""
 
-    def __init__(
-        self, endpoint: str, identity: bytes, lane: socket.socket | None, epoll: select.epoll
-    ) -> None:
-        self._line = Dealer(endpoint, identity)
-        self._lane = Lane(lane) if lane is not None else None
-        self._epoll = epoll
-        self._line_fd = self._line.fileno()
-        self._lane_fd = self._lane.fileno() if self._lane else -1
-        epoll.register(self._line_fd, select.EPOLLIN)
-        if self._lane:
-            epoll.register(self._lane_fd, select.EPOLLIN)
-        self._check_line = False
-        self.closed = False  # the netstack is gone
+    takes_sockets: bool  # whether the netstack is on this machine
+    closed = False  # the netstack is gone
 
     def close(self) -> None:
-        self._line.close()
-        if self._lane:
-            self._lane.close()
-
-    @property
-    def takes_sockets(self) -> bool:
-        """Whether the netstack is on this machine."""
-        return self._lane is not None
+        raise NotImplementedError
 
     def send(self, header: bytes, payload: Payload | None = None) -> None:
-        """Queue a message; what goes by the lane leaves with `flush`."""
-        if self._lane is not None and takes_lane(header):
-            self._lane.send(header)
-            return
-        self._check_line = True  # a send may take the signal of what comes in with it
-        self._line.send(header, payload)
+        """Queue a message; it leaves with `flush` at the latest."""
+        raise NotImplementedError
 
     def give(self, header: bytes, sock: socket.socket) -> None:
         """Queue a message with a socket, which is not ours any more; only where it `takes_sockets`."""
-        assert self._lane is not None
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        raise NotImplementedError
+
+    def on_event(self, fd: int, mask: int) -> Iterator[Received] | None:
+        """The messages that an event of epoll brings; None if `fd` is not of ours.  Raises `Malformed`."""
+        raise NotImplementedError
+
+    def receive(self) -> Iterator[Received]:
+        """What has come without an event, in each turn.  Raises `Malformed`."""
+        raise NotImplementedError
+
+    def idle(self) -> bool:
+        """Whether the worker may sleep: nothing waits here, in or out."""
+        raise NotImplementedError
+
+
+def connect(config: dict[str, Any], lane: socket.socket | None, epoll: select.epoll) -> Uplink:
+    """The line that a worker's configuration says: by `lane`, or to its endpoint."""
+    if lane is not None:
+        return LaneUplink(Lane(lane), epoll)
+    from avne.ipc.channel import Dealer
+
+    return DealerUplink(Dealer(config["endpoint"], config["identity"].encode()), epoll)
+
+
+class LaneUplink(Uplink):
+    takes_sockets = True
+
+    def __init__(self, lane: Lane, epoll: select.epoll) -> None:
+        self._lane = lane
+        self._epoll = epoll
+        self._fd = lane.fileno()
+        epoll.register(self._fd, select.EPOLLIN)
+
+    def close(self) -> None:
+        self._lane.close()
+
+    def send(self, header: bytes, payload: Payload | None = None) -> None:
+        assert payload is None, "no bytes go by the lane"
+        self._lane.send(header)
+
+    def give(self, header: bytes, sock: socket.socket) -> None:
         self._lane.send(header, sock)
 
     def flush(self) -> None:
         lane = self._lane
-        if lane is None or not lane.waiting or lane.blocked:
-            return
-        lane.flush()
-        if lane.blocked:
-            self._epoll.modify(self._lane_fd, select.EPOLLIN | select.EPOLLOUT)
+        if lane.waiting and not lane.blocked:
+            lane.flush()
+            if lane.blocked:
+                self._epoll.modify(self._fd, select.EPOLLIN | select.EPOLLOUT)
 
-    def on_event(self, fd: int, mask: int) -> Iterator[tuple[bytes, Payload | None]] | None:
-        """The messages that an event of epoll brings; None if `fd` is not of ours.  Raises `Malformed`."""
-        if fd == self._line_fd:
-            self._check_line = True
-            return iter(())
-        if fd != self._lane_fd:
+    def on_event(self, fd: int, mask: int) -> Iterator[Received] | None:
+        if fd != self._fd:
             return None
-        assert self._lane is not None
         if mask & select.EPOLLOUT:
             self._lane.flush()
             if not self._lane.blocked:
@@ -83,20 +101,51 @@ class Uplink:
             return iter(())
         return ((header, None) for header, _ in received)  # the netstack gives no sockets
 
-    def receive(self) -> Iterator[tuple[bytes, Payload | None]]:
-        """What the ZeroMQ line has, when it may have something.  Raises `Malformed`."""
-        if not self._check_line:
+    def receive(self) -> Iterator[Received]:
+        return iter(())
+
+    def idle(self) -> bool:
+        return not self._lane.waiting or self._lane.blocked
+
+
+class DealerUplink(Uplink):
+    """The dealer's descriptor only signals a change (channel.py): what there is, `receive` finds."""
+
+    takes_sockets = False
+
+    def __init__(self, dealer: Dealer, epoll: select.epoll) -> None:
+        self._dealer = dealer
+        self._fd = dealer.fileno()
+        self._check = False  # it may have something
+        epoll.register(self._fd, select.EPOLLIN)
+
+    def close(self) -> None:
+        self._dealer.close()
+
+    def send(self, header: bytes, payload: Payload | None = None) -> None:
+        self._check = True  # a send may take the signal of what comes in with it
+        self._dealer.send(header, payload)
+
+    def flush(self) -> None:
+        """What is sent leaves at once."""
+
+    def on_event(self, fd: int, mask: int) -> Iterator[Received] | None:
+        if fd != self._fd:
+            return None
+        self._check = True
+        return iter(())
+
+    def receive(self) -> Iterator[Received]:
+        if not self._check:
             return
-        for _ in range(_LINE_MESSAGES_PER_TURN):
-            message = self._line.receive()
+        for _ in range(_MESSAGES_PER_TURN):
+            message = self._dealer.receive()
             if message is None:
-                self._check_line = False
+                self._check = False
                 return
             yield message[1], message[2]
 
     def idle(self) -> bool:
-        """Whether the worker may sleep: nothing waits here, in or out."""
-        if self._check_line and not self._line.pending():
-            self._check_line = False
-        lane = self._lane
-        return not self._check_line and (lane is None or not lane.waiting or lane.blocked)
+        if self._check and not self._dealer.pending():
+            self._check = False
+        return not self._check

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An upstream worker: carries the netstack's flows over an upstream, in a process of its own.
 
-``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {endpoint, identity, upstream}``
-on the control line, with its end of the lane where the netstack is on this machine.  A flow's negotiation
-ends with its socket given to that netstack; where there is no lane, its bytes go by frames.py.  The loop's
-thread does everything but what blocks, which happens on the pool's threads.  HELLO and READY with the
-netstack, and one look at the upstream, make ``ready``.
+``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {identity, upstream}`` on the control line,
+with its end of the lane where the netstack is on this machine, else with the ``endpoint``.  A flow's
+negotiation ends with its socket given to that netstack; where there is no lane, its bytes go by frames.py.
+The loop's thread does everything but what blocks, which happens on the pool's threads.  HELLO and READY
+with the netstack, and one look at the upstream, make ``ready``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from avne.confine import kernel, runtime
 from avne.confine.rules import Policy
 from avne.confine.sandbox import Sandbox
 from avne.errors import Malformed
-from avne.ipc import channel, lane, messages, streams
 from avne.ipc import control as control_line
+from avne.ipc import lane, messages, streams
 from avne.ipc.control import Control
 from avne.ipc.messages import Code, ResolveKind, Sender, encode
 from avne.ipc.pool import Pool as Memory
@@ -39,14 +39,15 @@ from avne.upstream.pool import Pool
 from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
 from avne.upstream.tor import Tor
-from avne.upstream.uplink import Payload, Uplink
+from avne.upstream.uplink import Payload, connect
 from avne.upstream.warm_up import warm_up
 
 SYSCALLS: Final = ("epoll_wait", "epoll_pwait", "epoll_ctl")
 _MODULES: Final = (
-    runtime, control_line, lane, streams, negotiations, lookout, uplink, pool, socks5, way, channel
+    runtime, control_line, lane, streams, negotiations, lookout, uplink, pool, socks5, way
 )  # fmt: skip
 
+ZMQ_THREADS: Final = 2  # one for its sockets, one that buries them
 STATS_INTERVAL: Final = 1.0
 DRAIN_BOUND: Final = 30.0  # for all flows together
 
@@ -55,7 +56,12 @@ _UPSTREAMS: Final = {"socks5": Socks5, "tor": Tor}
 
 def policy(plan: confinement.Plan) -> Policy:
     """What the process may do."""
-    return confinement.policy(plan, [SYSCALLS, *(module.SYSCALLS for module in _MODULES)])
+    modules = [SYSCALLS, *(module.SYSCALLS for module in _MODULES)]
+    if plan.kind == confinement.REMOTE:
+        from avne.ipc import channel
+
+        modules.append(channel.SYSCALLS)
+    return confinement.policy(plan, modules)
 
 
 class Worker:
@@ -67,14 +73,14 @@ class Worker:
         config: dict[str, Any],
         lane: socket.socket | None,
         spec: UpstreamSpec,
-        doors: confinement.Doors,
+        door: way.Way | None,
     ) -> None:
         self._control = control
-        self._way = doors.proxy
+        self._door = door
         self._upstream = _UPSTREAMS[spec.kind](spec)
         self._pool = Pool()
         self._epoll = select.epoll()
-        self._uplink = Uplink(doors.endpoint, config["identity"].encode(), lane, self._epoll)
+        self._uplink = connect(config, lane, self._epoll)
         self._streams = Streams(self._epoll, self._log, Memory())
         self._frames = Frames(self._uplink, self._streams, self._epoll, self._upstream, self._log)
         self._negotiations = Negotiations(self._epoll, self._upstream, self._streams.closing)
@@ -267,8 +273,8 @@ class Worker:
         message, fds = received
         if not message:
             os._exit(0)  # the supervisor has gone
-        if message[0] == "socket" and self._way is not None:
-            self._way.renew(fds[0] if fds else None)
+        if message[0] == "socket" and self._door is not None:
+            self._door.renew(fds[0] if fds else None)
 
     def _log(self, level: str, event: str, fields: dict[str, Any]) -> None:
         with contextlib.suppress(BlockingIOError):  # a supervisor that is stopped (^Z) misses it
@@ -291,14 +297,15 @@ def main() -> None:
     # For ps(1): "avne [tor 1]" for the identity "w1.1" (slot.generation).
     slot = config["identity"].lstrip("w").partition(".")[0]
     kernel.introduce(f"avne [{spec.kind} {slot}]", signal.SIGKILL)
-    doors = confinement.Doors(config, spec, lambda: control.send("reopen"))
-    plan = confinement.plan(spec, doors.remote)
-    got = sandbox.isolate(doors.narrowed(plan.wish))
-    doors.use(got)
     lane_end = socket.socket(fileno=fds[0]) if fds else None
-    worker = Worker(control, config, lane_end, spec, doors)
+    plan = confinement.plan(spec, remote=lane_end is None)
+    door = confinement.open_door(spec, plan, lambda: control.send("reopen"))
+    got = sandbox.isolate(confinement.narrowed(plan.wish, door))
+    if door and got.namespaces and isinstance(spec.address, str):
+        way.use(spec.address, door)
+    worker = Worker(control, config, lane_end, spec, door)
     warm_up()
-    calls = sandbox.seal(policy(plan), channel.THREADS)
+    calls = sandbox.seal(policy(plan), 0 if lane_end else ZMQ_THREADS)
     control.send("log", "info", "confined", {"kind": plan.kind, **got.fields(), "calls": calls})
     gc.collect()
     gc.freeze()

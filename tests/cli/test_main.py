@@ -69,11 +69,11 @@ def test_what_follows_the_program_belongs_to_it(ran, arguments, program):
 
 def test_every_setting_is_an_option_of_run(ran):
     cli.main(["run", "--upstream", "u", "--workers", "2", "--resolver", "r", "--helper", "h", "--torrc", "/t",
-              "--log-names", "-vvv", "-q", "--capture", "c", "--receipt", "r",
+              "--netstack", "/s", "--log-names", "-vvv", "-q", "--capture", "c", "--receipt", "r",
               "--name", "n", "true"])  # fmt: skip
     program, flags, more = ran[0]
     assert flags == {"upstream": "u", "workers": "2", "resolver": "r", "helper": "h", "tor.torrc": "/t",
-                     "log_names": "true", "verbose": 2}  # fmt: skip
+                     "netstack": "/s", "log_names": "true", "verbose": 2}  # fmt: skip
     assert more == More(quiet=True, capture="c", name="n", receipt="r")
     assert program == ["true"]
 

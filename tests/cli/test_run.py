@@ -58,6 +58,16 @@ def test_a_phase_is_a_line_and_the_log_is_shown_live(run):
     )
 
 
+def test_no_process_of_a_run_loads_zeromq(start):
+    """It is for workers on other machines, and would be the largest part of a start."""
+    process = start("sh", "-c", "echo up; sleep 60")
+    assert process.stdout.readline() == "up\n"
+    ours = [process.pid, *children(process.pid)]
+    assert len(ours) >= 4, "supervisor, helper, netstack, worker"
+    for pid in ours:
+        assert "zmq" not in Path(f"/proc/{pid}/maps").read_text()
+
+
 def test_no_program_is_the_shell(run):
     done = run(env={"SHELL": "/bin/echo"})
     assert (done.returncode, done.stdout) == (0, "\n")

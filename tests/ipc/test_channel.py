@@ -17,7 +17,8 @@ import pytest
 import zmq
 
 from avne.errors import Malformed
-from avne.ipc.channel import BadFrames, Dealer, Router
+from avne.ipc.channel import Dealer, Router
+from avne.ipc.messages import BadFrames
 from avne.limits import MAX_PAYLOAD
 
 TIMEOUT = 10

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from avne.errors import Malformed
 from avne.ipc.lane import Lane, LaneMessage
-from avne.ipc.messages import ALIVE, DATA, OPEN, PING, RESOLVED, SOCKET, encode, takes_lane
+from avne.ipc.messages import OPEN, encode
 from avne.limits import LANE_PACKET, MAX_HEADER
 
 HEAD = struct.Struct("<H?")
@@ -205,11 +205,3 @@ def test_no_packet_raises_anything_but_malformed(packet: bytes, given_fds: int) 
             pass
         assert descriptors() == before
     lane.close()
-
-
-def test_which_way_a_message_goes() -> None:
-    assert takes_lane(encode(SOCKET, 1, 2))
-    assert takes_lane(encode(ALIVE, 1))
-    assert not takes_lane(encode(DATA, 1))
-    assert takes_lane(encode(PING, 0, 1))
-    assert not takes_lane(encode(RESOLVED, 0, 1, [], 0))

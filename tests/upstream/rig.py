@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real worker process between a test's ROUTER (the netstack's part) and control line.
+"""A real worker process between a test's lane or ROUTER (the netstack's part) and control line.
 
 With a lane the worker gives its flows' sockets away.  They are served here as in the netstack, by a
 `Streams`, and what that says of a flow is seen as if it were a message: so a test may be of both ways.
@@ -72,11 +72,6 @@ class Rig:
     """The messages of one flow can be waited for while those of others come."""
 
     def __init__(self, directory: Path, spec: UpstreamSpec, greet: bool = True, lane: bool = False) -> None:
-        path = str(directory / "n")
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(path)
-        listener.listen(8)
-        self.router = Router(listener.detach(), f"ipc://{path}")
         self.control, theirs = Control.pair()
         with open(directory / "worker.stderr", "wb") as errors:
             arguments = python("avne.upstream.worker", "3")
@@ -88,19 +83,22 @@ class Rig:
         self._proxy = str(spec.address)
         self._seen: list[tuple[list[Any], Payload | None]] = []
         self.logs: list[list[Any]] = []
-        config = {"endpoint": f"ipc://{path}", "identity": PEER.decode(), "upstream": spec.to_config()}
-        self.lane: Lane | None = None
+        config: dict[str, Any] = {"identity": PEER.decode(), "upstream": spec.to_config()}
+        self.line: Lane | Router
         self._epoll = select.epoll()
         self.given: dict[int, Given] = {}
         self._granted: dict[int, int] = {}
         self._streams = Streams(self._epoll, lambda *event: self.logs.append(list(event)), Pool())
         if lane:
             ours, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.lane = Lane(ours)
+            self.line = Lane(ours)
             with worker_end:
                 self.control.send("config", config, fds=(worker_end.fileno(),))
         else:
-            self.control.send("config", config)
+            listener = socket.create_server(("127.0.0.1", 0))
+            endpoint = "tcp://{}:{}".format(*listener.getsockname())
+            self.line = Router(listener.detach(), endpoint)
+            self.control.send("config", {**config, "endpoint": endpoint})
         if greet:
             self.hello = self.receive(messages.HELLO)[0]
             self.send(messages.READY, 0)
@@ -113,9 +111,7 @@ class Rig:
             os.kill(self.pid, signal.SIGKILL)
             self.wait()
         self.control.close()
-        self.router.close()
-        if self.lane:
-            self.lane.close()
+        self.line.close()
         for given in list(self.given.values()):
             self._streams.reset(given.stream)
         self._streams.take_turn()
@@ -131,11 +127,12 @@ class Rig:
             self._granted[flow] = fields[2]
         if flow in self.given and kind != messages.ENDED:
             self._tell(self.given[flow].stream, kind, *fields, payload=payload)
-        elif self.lane and messages.takes_lane(header):
-            self.lane.send(header)
-            self.lane.flush()
+        elif isinstance(self.line, Lane):
+            assert payload is None
+            self.line.send(header)
+            self.line.flush()
         else:
-            assert self.router.send(PEER, header, payload)
+            assert self.line.send(PEER, header, payload)
 
     def _tell(self, stream: Stream, kind: int, *fields: Any, payload: Payload | None) -> None:
         if kind == messages.DATA:
@@ -205,10 +202,8 @@ class Rig:
         assert left > 0, f"nothing came; seen: {self._seen}"
         if self._streams.poll_at() <= time.monotonic():
             left = 0.0
-        lanes = [self.lane] if self.lane else []
-        blocked = [lane for lane in lanes if lane.blocked]
-        sources = [self.router, self.control, self._epoll, *lanes]
-        ready, _, _ = select.select(sources, blocked, [], min(left, 1.0))
+        blocked = [self.line] if isinstance(self.line, Lane) and self.line.blocked else []
+        ready, _, _ = select.select([self.line, self.control, self._epoll], blocked, [], min(left, 1.0))
         for lane in blocked:
             lane.flush()
         if self.control in ready:
@@ -217,10 +212,11 @@ class Rig:
     def _receive(self) -> bool:
         """Take what there is; whether there was something."""
         before = len(self._seen)
-        if (received := self.router.receive()) is not None:
+        if isinstance(self.line, Lane):
+            for header, sock in self.line.receive() or []:
+                self._take(decode(header, Sender.WORKER), sock)
+        elif (received := self.line.receive()) is not None:
             self._seen.append((decode(received[1], Sender.WORKER), received[2]))
-        for header, sock in (self.lane.receive() or []) if self.lane else []:
-            self._take(decode(header, Sender.WORKER), sock)
         self._turn()
         return len(self._seen) > before
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from avne.ipc import messages
-from avne.ipc.channel import Router
+from avne.ipc.channel import Dealer, Router
 from avne.ipc.messages import Code, Sender, decode
 from avne.ipc.pool import Pool
 from avne.ipc.relay import QUIET, RESET_GRACE
@@ -22,7 +22,7 @@ from avne.upstream.frames import Frames
 from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
 from avne.upstream.tor import Tor
-from avne.upstream.uplink import Uplink
+from avne.upstream.uplink import DealerUplink
 from tests.upstream.socks_server import SocksServer
 
 
@@ -35,7 +35,7 @@ class Bench:
         listener.listen()
         self.router = Router(listener.detach(), f"ipc://{directory}/n")
         self.epoll = select.epoll()
-        self.uplink = Uplink(f"ipc://{directory}/n", b"w", None, self.epoll)
+        self.uplink = DealerUplink(Dealer(f"ipc://{directory}/n", b"w"), self.epoll)
         self.logs: list[tuple[str, str, dict[str, Any]]] = []
         log = lambda *event: self.logs.append(event)  # noqa: E731
         self.streams = Streams(self.epoll, log, Pool())

@@ -362,7 +362,7 @@ def test_a_breach_of_the_protocol_ends_the_worker(
     server.stream = lambda sock, host: hold.wait(60) and None
     frames.open(1)
     for _ in range(40):  # the kernel takes some
-        frames.router.send(PEER, encode(kind, 1, *fields), payload)
+        frames.line.send(PEER, encode(kind, 1, *fields), payload)
     status = dies(frames)
     hold.set()
     assert status == 1
