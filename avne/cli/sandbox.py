@@ -48,7 +48,8 @@ def show(as_json: bool) -> int:
     """Print policies and proofs; gives 0 when all hold, else 1."""
     if this_machine() is None:
         raise AvneError(
-            f"avne has no table of system calls for {os.uname().machine}", "It runs on x86_64 and aarch64."
+            f"avne has no table of system calls for {os.uname().machine}",
+            "It has them for x86_64, aarch64 and riscv64.",
         )
     proxy = UpstreamSpec("tor", "/")
     policies = {
@@ -125,18 +126,15 @@ def _proof(name: str, part: Part) -> Probe:
         words = f": {part.last_words}" if part.last_words else ""
         return Probe(name, False, f"did not lock itself in{words}", "Please report it.")
     facts = look_at(part.pid)
-    wrong = faults(facts, bool(said["namespaces"]))
+    wrong = faults(facts, bool(said["namespaces"]), bool(said["empty_root"]))
     if wrong:
         return Probe(name, False, "; ".join(wrong), "Please report it.")
     uid = facts.status["Uid"].split()[0]
-    space = (
-        "network: none but lo; files: none but a read-only tmpfs"
-        if said["namespaces"]
-        else "no namespaces: users may not make them here, so the list of calls stands alone"
-    )
+    space = "network: none but lo" if said["namespaces"] else "no namespaces, which users may not make here"
+    files = "files: none but a read-only tmpfs" if said["empty_root"] else "the files are in sight of it"
     landlock = f"Landlock {said['landlock']}" if said["landlock"] else "no Landlock"
     detail = f"uid {uid}, {said['calls']} system calls, no capability, no new privileges, not traceable; "
-    return Probe(name, True, f"{detail}{space}; {landlock}", "")
+    return Probe(name, True, f"{detail}{space}; {files}; {landlock}", "")
 
 
 def _confined(part: Part) -> dict[str, Any] | None:
@@ -165,7 +163,7 @@ def look_at(pid: int) -> Facts:
     return Facts(status, interfaces, mounts, os.stat(f"/proc/{pid}/status").st_uid)
 
 
-def faults(facts: Facts, namespaces: bool) -> list[str]:
+def faults(facts: Facts, namespaces: bool, empty_root: bool) -> list[str]:
     """What is not as it must be."""
     status = facts.status
     uid = int(status["Uid"].split()[0])
@@ -181,7 +179,7 @@ def faults(facts: Facts, namespaces: bool) -> list[str]:
         wrong.append("it is root" if uid == 0 else "it can be traced")
     if namespaces and facts.interfaces != ["lo"]:
         wrong.append(f"it has a network: {' '.join(facts.interfaces)}")
-    if namespaces and set(facts.mounts) - {"tmpfs", "proc"}:
+    if empty_root and set(facts.mounts) - {"tmpfs", "proc"}:
         wrong.append(f"it sees files: {' '.join(facts.mounts)}")
     return wrong
 

@@ -22,7 +22,8 @@ class Machine(NamedTuple):
 
 X86_64: Final = Machine("x86_64", 0xC000003E, 0)
 AARCH64: Final = Machine("aarch64", 0xC00000B7, 1)
-MACHINES: Final = {machine.name: machine for machine in (X86_64, AARCH64)}
+RISCV64: Final = Machine("riscv64", 0xC00000F3, 1)  # the same numbers
+MACHINES: Final = {machine.name: machine for machine in (X86_64, AARCH64, RISCV64)}
 
 # x86-64, arm64; None where there is no such call.
 NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {

@@ -36,6 +36,7 @@ REFUSED: Final = {
     "openat": errno.EACCES,
     "newfstatat": errno.EACCES,
     "readlink": errno.EACCES,
+    "readlinkat": errno.EACCES,
     "getcwd": errno.EACCES,
     "ioctl": errno.ENOTTY,
     "lseek": errno.ESPIPE,

@@ -8,8 +8,8 @@
     Should: come last, when every thread that libraries start is there.
     Mustn't: be followed by anything that the policy does not have.  End with ``os._exit``.
 
-Where an ordinary user may make no user namespace `isolate` does without namespaces and an empty root; it
-says what it got.  Whatever else fails is an OSError, and the part must end of it.
+Where an ordinary user may make no user namespace `isolate` does without namespaces and an empty root, or
+without the latter; it says what it got.  Whatever else fails is an OSError, and the part must end of it.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Got(NamedTuple):
     """What `isolate` came to: for the log, and for `avne doctor --sandbox`."""
 
     namespaces: bool
+    empty_root: bool
     landlock: int  # its version, 0 for none
     user: int  # the uid
 
@@ -82,20 +83,20 @@ class Sandbox:
 
     def __init__(self) -> None:
         self._barrier = Barrier()
-        self._death_signal = signal.SIGKILL
 
     def isolate(self, wish: Wish) -> Got:
         """Everything but the filter.  Raises OSError."""
         if self._barrier.count() != 1:
             raise OSError(errno.EBUSY, "there are threads already")
         limit(wish.file_size)
-        namespaces, user = _leave(wish)
+        got = _leave(wish)
         kernel.drop_capabilities()
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         version = kernel.landlock_version() if wish.ports is not None else 0
-        if version >= _LANDLOCK_NETWORK:
-            kernel.landlock_network(version, wish.ports or ())
-        return Got(namespaces, version if version >= _LANDLOCK_NETWORK else 0, user)
+        if version < _LANDLOCK_NETWORK:
+            return got
+        kernel.landlock_network(version, wish.ports or ())
+        return got._replace(landlock=version)
 
     def seal(self, policy: Policy, threads: int = 0) -> int:
         """The filter, with `threads` besides ours; gives how many calls it allows.  Raises OSError."""
@@ -105,7 +106,7 @@ class Sandbox:
         program = encode(assemble(policy, machine))
         self._barrier.wait(threads)
         # What became of the identity has cleared it (prctl(2)); who died before that has closed its line.
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, self._death_signal)
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         # Not before: a process that is not dumpable may not look at its own threads.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         kernel.seccomp(program)
@@ -127,29 +128,23 @@ def limit(file_size: bool) -> None:
             resource.setrlimit(which, (most, most))
 
 
-def _leave(wish: Wish) -> tuple[bool, int]:
-    """Namespaces, an empty root, another user: whether the namespaces could be had, and who we are then."""
+def _leave(wish: Wish) -> Got:
+    """Namespaces, an empty root, another user; Landlock is still to come."""
     flags = _OWN if wish.network else _OWN | CLONE_NEWNET
-    if os.geteuid() == 0 and _unshared(flags):
-        if not wish.files:
-            _empty_root(wish.descriptors)
-        if wish.drops_root:
-            become_unprivileged()
-        user = os.getuid()
-        _unshared(CLONE_NEWUSER)  # in which nobody is mapped: as root made the others, it owns nothing
-        return True, user
+    if os.geteuid() == 0:
+        owned = _unshared(flags)  # by root, so that whoever we become has no right over them
+        emptied = owned and not wish.files and _empty_root(wish.descriptors)
+        user = become_unprivileged() if wish.drops_root else 0
+        if owned:
+            _unshared(CLONE_NEWUSER)  # in which nobody is mapped
+            return Got(True, emptied, 0, user)
     user, group = os.geteuid(), os.getegid()
     if not _unshared(flags | CLONE_NEWUSER):
-        return False, user
-    for name, content in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{user} {user} 1"),
-        ("gid_map", f"{group} {group} 1"),
-    ):
-        _write(f"/proc/self/{name}", content)
-    if not wish.files:
-        _empty_root(wish.descriptors)
-    return True, user
+        return Got(False, False, 0, user)
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{user} {user} 1")
+    _write("/proc/self/gid_map", f"{group} {group} 1")
+    return Got(True, not wish.files and _empty_root(wish.descriptors), 0, user)
 
 
 def _unshared(flags: int) -> bool:
@@ -170,9 +165,15 @@ def _write(path: str, content: str) -> None:
         os.close(fd)
 
 
-def _empty_root(descriptors: bool) -> None:
-    """A root with nothing in it, or with our own descriptors; nothing can be made there."""
-    kernel.mount("", "/", "", MS_REC | MS_PRIVATE)
+def _empty_root(descriptors: bool) -> bool:
+    """A root with nothing in it, or with our own descriptors; nothing can be made there.
+
+    False where user namespaces are without rights (AppArmor on Ubuntu 24.04): the files stay in sight.
+    """
+    try:
+        kernel.mount("", "/", "", MS_REC | MS_PRIVATE)
+    except PermissionError:
+        return False
     os.chdir("/proc/self/fd")  # which is covered next
     inodes, mode = (2, "0111") if descriptors else (1, "0")
     kernel.mount("tmpfs", "/proc", "tmpfs", _SAFE, f"size=4k,nr_inodes={inodes},mode={mode}")
@@ -189,6 +190,7 @@ def _empty_root(descriptors: bool) -> None:
         os.chroot(".")
     os.chdir("/")
     kernel.mount("", "/", "", MS_REMOUNT | MS_BIND | MS_RDONLY | _SAFE)
+    return True
 
 
 def _unprivileged() -> tuple[int, int]:

@@ -301,7 +301,7 @@ def main() -> None:
     plan = confinement.plan(spec, remote=lane_end is None)
     door = confinement.open_door(spec, plan, lambda: control.send("reopen"))
     got = sandbox.isolate(confinement.narrowed(plan.wish, door))
-    if door and got.namespaces and isinstance(spec.address, str):
+    if door and got.empty_root and isinstance(spec.address, str):
         way.use(spec.address, door)
     worker = Worker(control, config, lane_end, spec, door)
     warm_up()

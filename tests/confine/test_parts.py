@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from avne.netstack.warm_up import warm_up
 from avne.upstream import worker
 from tests.confine.confined import run
 from tests.confine.policies import POLICIES, of_worker
+
+ROOT = Path(__file__).parents[2]
 
 # In a process of its own: what is imported or opened after a part's warm-up, and which modules declare calls.
 LATER = """
@@ -54,6 +57,34 @@ def test_after_a_worker_s_warm_up_nothing_is_imported_or_opened():
     assert imported == opened == []
     names = {one.__name__ for one in worker._MODULES} | {"avne.upstream.worker"}
     assert declared == names, "all of them, and no others, are in its policy"
+
+
+HOSTILE = """
+import builtins, json
+from tests.fuzz import engine
+import avne.netstack.process, avne.upstream.worker
+from avne.netstack.warm_up import warm_up
+warm_up("x")
+real, seen = builtins.__import__, []
+def record(name, globals=None, *rest):
+    who = (globals or {}).get("__name__", "C")
+    if not who.startswith("tests"):
+        seen.append((who, name))
+    return real(name, globals, *rest)
+builtins.__import__ = record
+inputs = sum(engine.run(name, 20 * engine.WEIGHTS[name], seed=1).inputs for name in engine.HARNESSES)
+print(json.dumps([inputs, seen]))
+"""
+
+
+def test_no_input_makes_it_import_anything():
+    """The inputs of the fuzzer, of every kind; to import what is there already counts as well."""
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    inputs, seen = json.loads(done.stdout)
+    assert inputs > 500
+    assert seen == []
 
 
 @pytest.mark.parametrize("name", ["netstack", "netstack with a capture"])

@@ -182,6 +182,37 @@ def test_without_namespaces_the_rest_stands(user, monkeypatch):
         run(os.getppid, Wish(), BARE, user)
 
 
+@WHO
+def test_user_namespaces_without_rights_are_no_empty_root(user, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "as AppArmor has it")
+
+    monkeypatch.setattr(kernel, "mount", refuse)
+
+    def work():
+        got = Sandbox().isolate(Wish(descriptors=True))
+        return got.namespaces, got.empty_root, tried(lambda: _connect(9)), tried(lambda: os.stat("/proc"))
+
+    assert run(work, None, None, user) == [True, False, "Network is unreachable", ""]
+
+
+def test_a_root_that_may_make_no_namespaces_by_itself_makes_a_user_s(monkeypatch):
+    real = kernel.unshare
+
+    def unshare(flags):
+        if os.getuid() == 0:
+            raise PermissionError(1, "as in a container")
+        real(flags)
+
+    monkeypatch.setattr(kernel, "unshare", unshare)
+
+    def work():
+        got = Sandbox().isolate(Wish())
+        return got.namespaces, got.empty_root, got.user == os.getuid() > 0
+
+    assert run(work, None, None) == [True, True, True]
+
+
 def test_landlock_leaves_one_port(monkeypatch):
     if kernel.landlock_version() < 4:
         pytest.fail("Landlock of Linux 6.7 or later is needed for this")

@@ -57,16 +57,16 @@ def test_doctor_s_proof_holds_for_an_ordinary_user(installed, user):
     ],
 )
 def test_what_is_wrong_is_told(change, said):
-    assert sandbox.faults(GOOD, True) == []
-    assert sandbox.faults(GOOD._replace(status={**STATUS, **change}), True) == [said]
+    assert sandbox.faults(GOOD, True, True) == []
+    assert sandbox.faults(GOOD._replace(status={**STATUS, **change}), True, True) == [said]
 
 
 def test_what_is_in_sight_is_told():
     facts = GOOD._replace(interfaces=["lo", "eth0"], mounts=["tmpfs", "ext4"])
-    assert sandbox.faults(facts, True) == ["it has a network: lo eth0", "it sees files: tmpfs ext4"]
-    assert sandbox.faults(facts, False) == []
+    assert sandbox.faults(facts, True, True) == ["it has a network: lo eth0", "it sees files: tmpfs ext4"]
+    assert sandbox.faults(facts, False, False) == []
 
 
 def test_one_that_can_be_traced_is_told(monkeypatch):
     monkeypatch.setattr(sandbox.os, "geteuid", lambda: 1000)
-    assert sandbox.faults(GOOD._replace(owner=1000), True) == ["it can be traced"]
+    assert sandbox.faults(GOOD._replace(owner=1000), True, True) == ["it can be traced"]
