@@ -5,7 +5,7 @@
 PYTHON := .venv/bin/python
 HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 
-.PHONY: help demo test leaktest bench fuzz netsim lint format docs deps venv clean
+.PHONY: help demo test leaktest chaos bench fuzz netsim lint format docs resolvers deps venv clean
 
 help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
@@ -13,10 +13,12 @@ help:
 	@echo 'make bench   fail if avne has become slower than its peers (bench/recorded.json)'
 	@echo 'make fuzz    hostile inputs to every surface; ARGS="--inputs 2000000 --jobs 2"'
 	@echo 'make leaktest  every known way out, and what stops it: docs/leaks.md'
+	@echo 'make chaos   kill, stop and starve the parts of runs at random: docs/reliability.md'
 	@echo 'make lint    ruff, mypy, and whether docs are stale or an RFC has gaps'
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
 	@echo 'make netsim  docs/netsim.md: our TCP over a simulated link'
+	@echo 'make resolvers  docs/resolvers.md: what real resolvers make of the answers'
 	@echo 'make venv    .venv with avne and what its tests need: .venv/bin/avne'
 	@echo 'make deps    the Debian packages that are missing'
 	@echo 'make clean   remove what was built'
@@ -37,6 +39,12 @@ leaktest:
 	@scripts/deps test
 	@$(MAKE) -s venv
 	@scripts/as-root -m tests.leaks
+
+# docs/reliability.md; ARGS='--acts 100' for fewer.
+chaos:
+	@scripts/deps test
+	@$(MAKE) -s venv
+	@scripts/as-root -m tests.chaos --write $(ARGS)
 
 # ARGS='--path DIR' for peers that are not on the path.
 bench:
@@ -62,6 +70,11 @@ docs: venv
 
 netsim: venv
 	PYTHONPATH=tests/netstack $(PYTHON) tests/netstack/netsim.py
+
+resolvers:
+	@scripts/deps resolvers
+	@$(MAKE) -s venv
+	@scripts/as-root -m tests.resolvers
 
 deps:
 	@scripts/deps test

@@ -52,6 +52,7 @@ DNS_MAX_WAITING = 4096  # queries that wait for them; more are answered SERVFAIL
 DNS_CACHE_ENTRIES = 4096
 DNS_CACHE_BYTES = 4096  # records of one answer; larger ones are not kept
 DNS_NAMES = 100_000  # mapped names
+DNS_NAMES_ONLY = 30_000  # … that have no address elsewhere; the two together are what 198.18.0.0/15 has
 DNS_NAME_GRACE = 3600  # a mapped address keeps its name so long after its TTL: programs cache too
 
 # Capture.

@@ -8,6 +8,7 @@ python -m bench --list
 python -m bench --render out.json --to hev
 python -m bench --tool native,avne --metric flat --plot flat.svg
 python -m bench --compare bench/recorded.json --rounds 3
+python -m bench --soak 3600
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from bench.processes import become_subreaper
 from bench.report import render
 from bench.rounds import new_result, run
 from bench.rows import known_tools
+from bench.soak import soak
 from bench.tools import Tool
 
 
@@ -77,6 +79,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     option("--record", type=Path, metavar="JSON", help="where avne's ratios to the others go")
     option("--compare", type=Path, metavar="JSON", help="fail if one is 15 %% worse than recorded there")
     option("--flame", type=Path, metavar="DIR", help="where flame graphs of avne go (needs py-spy)")
+    option("--soak", type=float, metavar="SECONDS", help="mixed traffic: does avne's memory stay flat?")
     option("--render", type=Path, metavar="JSON", help="print the tables of an earlier run")
     return parser.parse_args(argv)  # fmt: skip
 
@@ -190,6 +193,11 @@ def main() -> int:
         subject = next(tool for tool in known if tool.name == gate.SUBJECT)
         print(*record_flames(subject, options.flame), sep="\n")
         return 0
+    if options.soak:
+        subject = next(tool for tool in known if tool.name == gate.SUBJECT)
+        table, flat = soak(subject, options.soak)
+        print(*table, sep="\n")
+        return 0 if flat else 1
     if options.compare:
         return compared(options, known, metrics)
     tools = present(known, options.tool)

@@ -38,10 +38,12 @@ def test_each_source_overrides_the_one_before(tmp_path):
     assert loaded.values == {
         "upstream": config.Value("tor://f:1", "--upstream"),
         "workers": config.Value(2, first),
+        "dns": config.Value("truthful", "default"),
         "resolver": config.Value("none", second),
         "log_names": config.Value(True, first),
         "helper": config.Value("auto", "default"),
         "netstack": config.Value("", "default"),
+        "on_failure": config.Value("restart", "default"),
         "tor.torrc": config.Value("/b", second),
         "env": config.Value(["A", "B"], second),
         "verbose": config.Value(2, "AVNE_VERBOSE"),
@@ -50,9 +52,9 @@ def test_each_source_overrides_the_one_before(tmp_path):
 
 @pytest.mark.parametrize("name", list(config.KEYS))
 def test_every_key_can_come_from_the_environment(tmp_path, name):
-    text = {"workers": "4", "verbose": "1", "resolver": "[::1]:5353", "helper": "setuid",
-            "log_names": "yes", "tor.torrc": "/etc/x", "netstack": "/run/s",
-            "upstream": "auto", "env": "A,B"}[name]  # fmt: skip
+    text = {"workers": "4", "verbose": "1", "dns": "fast", "resolver": "[::1]:5353", "helper": "setuid",
+            "log_names": "yes", "tor.torrc": "/etc/x", "upstream": "auto", "env": "A,B",
+            "netstack": "/run/s", "on_failure": "kill"}[name]  # fmt: skip
     loaded = load(tmp_path, environ={config.variable(name): text})
     assert loaded.values[name].origin == config.variable(name)
 

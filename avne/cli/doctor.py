@@ -105,10 +105,8 @@ def _helper() -> str:
 def _tun() -> str:
     try:
         os.stat("/dev/net/tun")
-    except OSError as error:
-        raise AvneError(
-            f"/dev/net/tun: {os.strerror(error.errno or 0)}", "Load the module: sudo modprobe tun"
-        ) from error
+    except OSError as error:  # no fault in itself: `_environment` shows what comes of it
+        return f"is not there ({os.strerror(error.errno or 0)}); sudo modprobe tun may help"
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         return "is there, but not for you to open"
     return "may be opened"
@@ -125,7 +123,8 @@ def _environment() -> str:
             environment.close()
         if isinstance(event, launch.Tun):
             os.close(event.fd)
-            return f"can be made{', with the setuid helper' if environment.setuid else ''}"
+            how = ", with the setuid helper" if environment.setuid else ""
+            return f"can be made{how}{launch.instead_of_tun(event)}"
         if not isinstance(event, launch.Failed):
             raise AvneError("the helper ended without a word", "Look at the kernel's log: dmesg | tail.")
         if not helpers or not launch.another_may_work(event.stage):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The two sockets at which other commands of the same user reach a run: ``attach`` and ``stop``.
+"""The sockets at which other commands of the same user reach a run: ``attach``, ``stop`` and ``reload``.
 
 They are in the session's directory, which nobody else can enter and which the environment hides
-from the program.  Nothing is read here: who connects to ``stop`` asks for the end, and who
-connects to ``attach`` is handed in to the environment's init, which hears the request.
+from the program.  Nothing is read here: who connects to ``stop`` asks for the end, to ``reload`` for
+a new network, and who connects to ``attach`` is handed in to the environment's init, which hears the request.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from avne.cli.loop import Loop
 from avne.paths import Session
 
-ATTACH, STOP = "attach", "stop"
+ATTACH, STOP, RELOAD = "attach", "stop", "reload"
 _BACKLOG = 64
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid uid gid
 
@@ -25,14 +25,17 @@ class Doors:
     """Listening from the start; `open_attach` lets in those who wait meanwhile."""
 
     def __init__(
-        self, session: Session, loop: Loop, attach: Callable[[int], None], stop: Callable[[], None]
+        self,
+        session: Session,
+        loop: Loop,
+        attach: Callable[[int], None],
+        stop: Callable[[], None],
+        reload: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._attach = _listen(session.socket(ATTACH))
-        self._stop = _listen(session.socket(STOP))
         self._on_attach = attach
-        self._on_stop = stop
-        loop.watch(self._stop.fileno(), self._stopped)
+        self._bells = [self._bell(session, STOP, stop), self._bell(session, RELOAD, reload)]
         self._open = False
 
     def open_attach(self) -> None:
@@ -48,17 +51,25 @@ class Doors:
 
     def close(self) -> None:
         self.close_attach()
-        self._stop.close()
+        for bell in self._bells:
+            bell.close()
 
     def _attached(self) -> None:
         if connection := _accept(self._attach):
             with connection:
                 self._on_attach(connection.fileno())
 
-    def _stopped(self) -> None:
-        if connection := _accept(self._stop):
-            connection.close()
-            self._on_stop()
+    def _bell(self, session: Session, name: str, action: Callable[[], None]) -> socket.socket:
+        """A socket where to connect is to ask."""
+        bell = _listen(session.socket(name))
+
+        def rung() -> None:
+            if connection := _accept(bell):
+                connection.close()
+                action()
+
+        self._loop.watch(bell.fileno(), rung)
+        return bell
 
 
 def _listen(path: str) -> socket.socket:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from avne.errors import AvneError
+from avne.netstack.addresses import GATEWAY_V4
 
 KEPT = frozenset((
     # Where programs are, and what is the user's: as /etc/passwd has it.
@@ -29,6 +30,12 @@ KEPT = frozenset((
     "XDG_CONFIG_DIRS", "XDG_DATA_DIRS",
 ))  # fmt: skip
 KEPT_PREFIX = "LC_"
+
+# --proxy-env: for programs that look for a proxy, and then leave names to it.
+_ALL_PROXY = f"socks5h://{GATEWAY_V4}:1080"
+_NO_PROXY = f"localhost,.localhost,127.0.0.0/8,127.0.0.1,::1,{GATEWAY_V4}"
+PROXY = {"ALL_PROXY": _ALL_PROXY, "all_proxy": _ALL_PROXY, "NO_PROXY": _NO_PROXY, "no_proxy": _NO_PROXY}
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -22,6 +22,7 @@ class Job(NamedTuple):
     inherited: Inherited
     helpers: list[str]  # paths, in the order to try
     netstack: dict[str, Any]  # the `config` of the netstack
+    on_failure: str  # restart or kill
     capture: int  # the file of a capture, or -1
     upstream: UpstreamSpec
     workers: int

@@ -164,9 +164,11 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
 
     setting("upstream", "URL")
     setting("workers", "N")
+    setting("dns", "MODE")
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
     setting("netstack", "SOCKET")
+    setting("on_failure", "WHAT")
     setting("tor.torrc", "FILE")
     parser.add_argument("--name", default="", metavar="NAME",
                         help="what avne ps, attach and stop call it")  # fmt: skip
@@ -183,6 +185,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
                         help="keep what is written to the home directory apart, under this name")  # fmt: skip
     switch("--gui", "open the Wayland and X11 display")
     switch("--strict", "no unix sockets at all")
+    switch("--proxy-env", "set ALL_PROXY and NO_PROXY to the environment's own SOCKS5 proxy")
     more("--env", "NAME", "pass a variable of the environment on")
     more("--setenv", "NAME=VALUE", "set a variable of the environment")
     parser.add_argument("--receipt", default="", metavar="FILE",
@@ -211,7 +214,10 @@ def _run(options: argparse.Namespace) -> int:
         tuple(options.share), options.private_home, options.profile, options.gui, options.strict,
         tuple(options.env), tuple(options.setenv),
     )  # fmt: skip
-    return run(program, flags, More(options.quiet, openings, options.capture, options.name, options.receipt))
+    more = More(
+        options.quiet, openings, options.capture, options.name, options.receipt, options.proxy_env
+    )  # fmt: skip
+    return run(program, flags, more)
 
 
 def _prepare_attach(parser: argparse.ArgumentParser) -> None:
@@ -242,6 +248,12 @@ def _stop(options: argparse.Namespace) -> int:
     from avne.cli.stop import stop
 
     return stop(options.target)
+
+
+def _reload(options: argparse.Namespace) -> int:
+    from avne.cli.stop import reload
+
+    return reload(options.target)
 
 
 def _json_option(parser: argparse.ArgumentParser) -> None:
@@ -334,6 +346,9 @@ COMMANDS = {
     ),
     "ps": Command("[--json]", "list your environments", _json_option, _ps),
     "stop": Command("NAME|ID", "end an environment's program", _prepare_stop, _stop),
+    "reload": Command(
+        "NAME|ID", "replace an environment's network, by a newer one for example", _prepare_stop, _reload
+    ),
     "doctor": Command(
         "[--json] [--sandbox]",
         "check what this machine has and what is missing",

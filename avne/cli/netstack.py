@@ -52,8 +52,13 @@ class Hired(Part):
                 f"no avne netstack answers at {path}: {os.strerror(error.errno or 0)}",
                 "Start it (sudo systemctl start avne-netstack), or leave out --netstack.",
             ) from error
+        self._line = sock
         self.control = Control(sock)
         self.output = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # where nothing ever comes
+
+    def kill(self) -> None:
+        """It ends with its line, whose end is seen at both ends."""
+        self._line.shutdown(socket.SHUT_RDWR)
 
     def reap(self, within: float) -> tuple[int, list[str]]:
         os.close(self.output)

@@ -33,7 +33,7 @@ class Receipt:
             "avne": __version__, "python": sys.version.split()[0], "kernel": os.uname().release,
             "session": None, "mode": None, "layers": None, "upstream": None, "opened": [],
             "start": _now(), "started": None, "end": None, "exit": None,
-            "tried": None, "network": None,
+            "tried": None, "network": None, "network_restarts": 0,
         }  # fmt: skip
 
     @classmethod
@@ -81,6 +81,10 @@ class Receipt:
         """The netstack's own account, once everything has been handed on."""
         self._facts["network"] = dict(account)
         self._facts["tried"] = tried(counters, account)
+
+    def interrupted(self) -> None:
+        """The netstack was replaced: `network` and `tried` will be of the last one only."""
+        self._facts["network_restarts"] += 1
 
     def end(self, code: int) -> None:
         """The run's exit code; negative where a signal ended the program."""

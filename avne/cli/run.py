@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from avne.cli.capture import open_capture
 from avne.cli.children import settle_descriptors
 from avne.cli.console import Console
-from avne.cli.environment import program_environment
+from avne.cli.environment import PROXY, program_environment
 from avne.cli.job import Job
 from avne.cli.openings import NONE, Openings, Options
 from avne.cli.receipt import Receipt
@@ -33,6 +33,7 @@ class More(NamedTuple):
     capture: str | None = None  # the file that everything on the tun is written to
     name: str = ""  # what other commands may call the environment
     receipt: str = ""  # the file that the receipt is written to
+    proxy_env: bool = False  # the program is told of avne's proxies
 
 
 def run(program: list[str], flags: Mapping[str, Any], more: More) -> int:
@@ -65,10 +66,11 @@ def _run(program: list[str], config: Config, more: More, state: Inherited, recei
                 session=session,
                 name=more.name,
                 argv=argv,
-                environ=_environment(options, config, {**openings.variables, **_marks(session)}, console),
+                environ=_environment(more, config, {**openings.variables, **_marks(session)}, console),
                 inherited=state,
                 helpers=helpers,
                 netstack=_netstack_config(session, config),
+                on_failure=config["on_failure"],
                 capture=capture_fd,
                 upstream=upstream,
                 workers=config["workers"],
@@ -105,11 +107,13 @@ def _marks(session: Session) -> dict[str, str]:
     return {"AVNE": "1", "AVNE_ID": session.id}
 
 
-def _environment(
-    options: Options, config: Config, ours: Mapping[str, str], console: Console
-) -> dict[str, str]:
+def _environment(more: More, config: Config, ours: Mapping[str, str], console: Console) -> dict[str, str]:
     """The program's variables; with -v it is said which ones it does not get."""
-    environ, dropped = program_environment(os.environ, (*config["env"], *options.env), options.setenv, ours)
+    options = more.openings
+    settings = [f"{name}={value}" for name, value in PROXY.items() if more.proxy_env]
+    environ, dropped = program_environment(
+        os.environ, (*config["env"], *options.env), (*settings, *options.setenv), ours
+    )
     if dropped:
         console.phase(f"variables that stay outside (--env NAME): {' '.join(dropped)}")
     warn_of_environment(environ, console)
@@ -118,9 +122,10 @@ def _environment(
 
 def warn_of_environment(environ: Mapping[str, str], console: Console) -> None:
     """Say what of the program's variables would send it to a proxy that it cannot reach from inside."""
+    good = ("", *PROXY.values())
     proxies = [
         name for name, value in environ.items()
-        if value and name.lower().endswith("_proxy") and name.lower() != "no_proxy"
+        if value not in good and name.lower().endswith("_proxy") and name.lower() != "no_proxy"
     ]  # fmt: skip
     if "torsocks" in environ.get("LD_PRELOAD", ""):
         proxies.append("LD_PRELOAD (torsocks)")
@@ -190,6 +195,7 @@ def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
     resolver = config["resolver"]
     return {
         "session": session.id,
+        "dns": config["dns"],
         "resolver": None if resolver == "none" else split_resolver(resolver),
         "workers": config["workers"],
         "log_names": config["log_names"],

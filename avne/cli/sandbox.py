@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from avne.cli.children import LINGER, Part
 from avne.cli.doctor import Probe, report
-from avne.cli.supervise import NETSTACK
+from avne.cli.network import NETSTACK
 from avne.cli.workers import Worker
 from avne.confine import rules
 from avne.confine.calls import this_machine
@@ -91,7 +91,13 @@ def _proofs() -> Iterator[Probe]:
     with contextlib.ExitStack() as stack:
         stack.callback(session.close)
         netstack = stack.enter_context(_running(Part("the network process", "net", NETSTACK)))
-        config = {"session": session.id, "resolver": None, "workers": 1, "log_names": False}
+        config = {
+            "session": session.id,
+            "dns": "truthful",
+            "resolver": None,
+            "workers": 1,
+            "log_names": False,
+        }
         netstack.control.send("config", config)
         yield _proof("netstack", netstack)
         path = stack.enter_context(_silent_proxy(session))

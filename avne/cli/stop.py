@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``avne stop``: TERM to an environment's program, KILL after five seconds; waits for the end."""
+"""``avne stop``: TERM to an environment's program, KILL after five seconds; waits for the end.
+``avne reload``: a new network for it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import os
 import socket
 
 from avne.cli import target
-from avne.cli.doors import STOP
+from avne.cli.doors import RELOAD, STOP
 from avne.errors import AvneError
 
 
@@ -24,6 +25,13 @@ def stop(which: str) -> int:
             fcntl.flock(directory, fcntl.LOCK_SH)
         finally:
             os.close(directory)
+    return 0
+
+
+def reload(which: str) -> int:
+    """Raises `AvneError` where there is no such environment, or it does not hear."""
+    session = target.named(which)
+    _ask(f"{session.directory}/{RELOAD}")
     return 0
 
 

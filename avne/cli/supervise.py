@@ -5,8 +5,8 @@ The only file of the supervisor that waits.  Its four phases, and what ends each
 
 * STARTING: the tun has come and was handed to the netstack, the netstack and all workers are
   ready → GO.  Anything that dies here ends the run with an error.
-* RUNNING: the program has ended (EXITED) → `drain`.  A dead worker is replaced; a dead netstack
-  is not: our copy of the tun is closed, so that the device vanishes, and the program is ended.
+* RUNNING: the program has ended (EXITED) → `drain`.  The dead of the network are replaced (network.py);
+  where that is hopeless or not wanted the tun is closed: the device vanishes, and the program is ended.
 * DRAINING: what the program had sent is handed on (`drained`), or the bound is reached → END.
 * ENDING: the environment is gone.
 
@@ -21,20 +21,19 @@ import time
 from typing import Any
 
 from avne import __version__
-from avne.cli.children import Part, Parts, died_early
+from avne.cli.children import Parts
 from avne.cli.console import Console
 from avne.cli.doors import Doors
 from avne.cli.job import Job
 from avne.cli.loop import Loop
+from avne.cli.network import LASTING, Network
 from avne.cli.signals import ENDING as ENDING_SIGNALS
 from avne.cli.signals import TERMINAL, Interrupted, Signals
 from avne.cli.stdio import Stdio
-from avne.cli.workers import Restarts, Worker, hopeless
 from avne.errors import EXIT_AVNE, AvneError
 from avne.log import Log
 from avne.privileged import launch
 
-NETSTACK = "avne.netstack.process"
 START_BOUND = 60.0  # until everything is ready: a worker's proxy may take a while to answer
 TERM_BOUND = 5.0  # between TERM and KILL of a program that has lost its network
 DRAIN_NOTICE = 2.0
@@ -54,17 +53,14 @@ class Supervisor:
         self._phase = STARTING
         self._exit: int | None = None
         self._done = False
-        self._tun = -1
         self._owing = 0
         self._drained = False
         self._term_at = -TERM_BOUND
         self._helpers = list(job.helpers)
         self._environment: launch.Environment | None = None
-        self._netstack: Part | None = None
-        self._workers: dict[int, Worker] = {}
-        self._restarts = {slot: Restarts() for slot in range(1, job.workers + 1)}
         self._loop = Loop()
         self._parts = Parts(self._loop, log)
+        self._network = Network(job, self._loop, self._parts, log, self)
         self._stdio = Stdio()
         self._doors: Doors | None = None
 
@@ -73,7 +69,7 @@ class Supervisor:
         signals = Signals(self._job.inherited)
         try:
             self._loop.watch(signals.fileno(), lambda: self._on_signals(signals.read()))
-            self._doors = Doors(self._job.session, self._loop, self._attach, self._stop_program)
+            self._doors = Doors(self._job.session, self._loop, self._attach, self._stop_program, self._reload)
             self._start()
             while not self._done:
                 self._loop.turn()
@@ -91,43 +87,25 @@ class Supervisor:
         job = self._job
         self._note("start", avne=__version__, upstream=job.upstream.redacted(), workers=job.workers)
         self._loop.after(START_BOUND, "start", self._start_too_slow)
-        self._netstack = self._start_netstack()  # first: it takes longest
-        fds = (job.capture,) if job.capture >= 0 else ()
-        self._netstack.control.send("config", job.netstack, fds=fds)
-        self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
-        for slot in self._restarts:
-            self._start_worker(slot, 1)
+        self._network.begin()
         self._start_helper()
         self._console.phase("helper, netstack and workers started")
-
-    def _start_netstack(self) -> Part:
-        if not self._job.hire:
-            return Part("the network process", "net", NETSTACK)
-        from avne.cli.netstack import Hired
-
-        return Hired(self._job.hire)
 
     def _start_helper(self) -> None:
         self._environment = launch.Environment(self._helpers.pop(0), self._job.request, self._stdio.fds)
         self._loop.watch(self._environment.fileno(), self._on_environment)
 
-    def _start_worker(self, slot: int, generation: int) -> None:
-        assert self._netstack
-        worker = Worker(slot, generation, self._job.upstream, self._netstack.control)
-        self._workers[slot] = worker
-        self._parts.watch(worker, self._on_worker, self._worker_died)
-
     def _go_when_ready(self) -> None:
         """GO, once the netstack has the tun and everybody has said that it is ready."""
-        if self._phase != STARTING or self._tun < 0 or not self._netstack or not self._netstack.ready:
+        if self._phase != STARTING or not self._network.ready:
             return
-        if all(worker.ready for worker in self._workers.values()):
-            self._loop.cancel("start")
-            self._phase = RUNNING
-            self._parts.names_possible = True
-            self._console.phase("everything is ready")
-            assert self._environment
-            self._environment.go(self._job.argv, self._job.environ, *self._job.inherited)
+        self._loop.cancel("start")
+        self._phase = RUNNING
+        self._network.phase = LASTING
+        self._parts.names_possible = True
+        self._console.phase("everything is ready")
+        assert self._environment
+        self._environment.go(self._job.argv, self._job.environ, *self._job.inherited)
 
     def _start_too_slow(self) -> None:
         late = [part.name for part in self._parts.running if not part.ready]
@@ -140,10 +118,8 @@ class Supervisor:
         assert self._environment
         event = self._environment.receive()
         if isinstance(event, launch.Tun):
-            self._console.phase("environment made")
-            self._tun = event.fd
-            assert self._netstack
-            self._netstack.control.send("tun", fds=(self._tun,))
+            self._console.phase(f"environment made{launch.instead_of_tun(event)}")
+            self._network.give_tun(event)
             self._go_when_ready()
             import avne.cli.meta  # noqa: F401 (3 ms, while the others are waited for anyway)
         elif isinstance(event, launch.Started):
@@ -185,17 +161,17 @@ class Supervisor:
         self._loop.cancel("kill")
         assert self._doors
         self._doors.close_attach()
-        if self._netstack is None:
+        if not self._network.lives:
             self._end_environment()
             return
         self._phase = DRAINING
-        self._netstack.control.send("drain")
+        self._network.drain()
         self._loop.after(DRAIN_NOTICE, "notice", self._tell_of_draining)
         self._loop.after(DRAIN_BOUND, "drain", self._end_environment)
 
     def _end_when_drained(self) -> None:
         """Once the netstack owes nothing, and the workers have written what they held and ended."""
-        if self._phase == DRAINING and self._drained and not self._workers:
+        if self._phase == DRAINING and self._drained and not self._network.has_workers:
             self._end_environment()
 
     def _tell_of_draining(self) -> None:
@@ -252,14 +228,21 @@ class Supervisor:
         else:
             self._on_signals(bytes([signal.SIGTERM]))
 
-    # The netstack and the workers
+    def _reload(self) -> None:
+        """`avne reload`."""
+        self._note("reload")
+        self._network.reload()
 
-    def _on_netstack(self, part: Part, message: list[Any]) -> None:
+    # The network
+
+    def on_ready(self, who: str) -> None:
+        """A part of it is ready."""
+        self._console.phase(f"{who} ready")
+        self._go_when_ready()
+
+    def on_message(self, message: list[Any]) -> None:
+        """What else the netstack says."""
         match message:
-            case ["ready"]:
-                part.ready = True
-                self._console.phase("netstack ready")
-                self._go_when_ready()
             case ["owing", int(count)]:
                 self._owing = count
             case ["capture-ended", int(errno)]:
@@ -272,56 +255,26 @@ class Supervisor:
                 self._drained = True
                 self._end_when_drained()
 
-    def _netstack_died(self, part: Part) -> None:
-        """Fail closed: without our copy of the tun the device is gone, and with it all network."""
-        self._netstack = None
-        if self._tun >= 0:
-            os.close(self._tun)
-            self._tun = -1
-        if self._phase == STARTING:
-            raise died_early(part, self._log.path)
+    def on_replaced(self) -> None:
+        """The netstack died, or was asked to, and the next one is on its way."""
+        self._console.notice("the network was started anew; connections that were open are reset")
+        if self._job.receipt:
+            self._job.receipt.interrupted()
+
+    def on_workers_gone(self) -> None:
+        self._end_when_drained()
+
+    def on_lost(self, error: AvneError) -> None:
+        """Fail closed: the tun is closed, and nothing comes in its place."""
         if self._phase == ENDING:
             return
         self._exit = EXIT_AVNE
-        said = f": {part.last_words}" if part.last_words else ""
-        cure = f"The log has more: {self._log.path}" if self._log.path else "Run it with -vv to see the log."
-        self._console.error(AvneError(f"the network process died, the program is ended{said}", cure))
+        self._console.error(error)
         if self._phase == DRAINING:
             self._end_environment()
         else:
             self._signal(signal.SIGTERM)
             self._loop.after(TERM_BOUND, "kill", lambda: self._signal(signal.SIGKILL))
-
-    def _on_worker(self, worker: Worker, message: list[Any]) -> None:
-        match message:
-            case ["ready"]:
-                worker.ready = True
-                self._restarts[worker.slot].succeeded()
-                self._console.phase(f"worker {worker.identity} ready")
-                self._go_when_ready()
-            case ["reopen"]:
-                worker.reopen()
-            case ["failed", str(problem), str(cure)]:
-                worker.failed = AvneError(problem, cure)
-
-    def _worker_died(self, worker: Worker) -> None:
-        if self._phase == STARTING:
-            raise died_early(worker, self._log.path)
-        if self._netstack:
-            self._netstack.control.send("gone", worker.identity)
-        del self._workers[worker.slot]
-        self._end_when_drained()
-        if self._phase != RUNNING or not self._netstack:
-            return
-        delay = self._restarts[worker.slot].delay(time.monotonic(), worker.failed is not None)
-        if delay is None:
-            raise hopeless(worker, self._log.path)
-        self._loop.after(delay, worker.identity, lambda: self._replace(worker))
-
-    def _replace(self, worker: Worker) -> None:
-        """Start its successor, unless the netstack, without which it has nothing to do, has died as well."""
-        if self._phase == RUNNING and self._netstack:
-            self._start_worker(worker.slot, worker.generation + 1)
 
     # Signals and the end
 
@@ -360,5 +313,4 @@ class Supervisor:
         if self._environment:
             self._environment.close()
         self._parts.end()
-        if self._tun >= 0:
-            os.close(self._tun)
+        self._network.close()

@@ -79,7 +79,7 @@ class Account:
     def flow_ended(self, flow: Flow) -> None:
         """Before it lets its lease go."""
         if flow.lease is not None:
-            self._flow(flow.connection, flow.lease, self._flows)
+            self._flow(flow, flow.lease, self._flows)
 
     def resolver_ended(self, lease: Lease) -> None:
         """A stream of our own to the configured DNS server."""
@@ -87,11 +87,12 @@ class Account:
         self._flows["resolver_down"] += lease.received
 
     @staticmethod
-    def _flow(connection: Connection, lease: Lease, flows: Counter[str]) -> None:
+    def _flow(flow: Flow, lease: Lease, flows: Counter[str]) -> None:
         """Sequence numbers wrap: they tell how far a count is from what they say."""
-        sent, received = lease.sent, lease.received
-        ahead = seq.diff(connection.rcv_nxt, seq.add(connection.irs, 1 + sent)) - connection.fin_received
-        behind = seq.diff(connection.snd_una, seq.add(connection.iss, 1 + received))
+        connection, sent, received = flow.connection, lease.sent, lease.received
+        up, down = flow.own_up, flow.own_down
+        ahead = seq.diff(connection.rcv_nxt, seq.add(connection.irs, 1 + up + sent)) - connection.fin_received
+        behind = seq.diff(connection.snd_una, seq.add(connection.iss, 1 + down + received))
         flows["accepted"] += sent + ahead
         flows["to_upstream"] += sent
         flows["from_upstream"] += received
@@ -105,7 +106,7 @@ class Account:
         for connection in connections:
             app = connection.app
             if isinstance(app, Flow) and app.lease is not None and connection.state is not state.PARKED:
-                self._flow(connection, app.lease, flows)
+                self._flow(app, app.lease, flows)
         for lease in streams:
             flows["resolver_up"] += lease.sent
             flows["resolver_down"] += lease.received

@@ -32,6 +32,7 @@ class File(Protocol):
 
     def write(self, data: memoryview, /) -> int: ...
     def truncate(self, size: int, /) -> int: ...
+    def tell(self) -> int: ...
 
 
 class Capture:
@@ -54,7 +55,7 @@ class Capture:
         self._snaplen = snaplen
         self._buffer = bytearray()
         self._packets = 0  # in the buffer
-        self._written = 0  # bytes in the file, all of them whole blocks
+        self._written = file.tell()  # bytes in the file, all of them whole blocks
         self._named: dict[bytes, str] = {}
         self._remarks: dict[bytes, str] = {}
         self._ended = False

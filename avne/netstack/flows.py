@@ -53,16 +53,17 @@ _ICMP = {
 class Flow:
     """The `App` of a connection and the `Session` of its lease."""
 
-    __slots__ = ("_parts", "_shut", "connection", "lease", "mapped", "stack", "syn")
+    __slots__ = ("_parts", "_shut", "connection", "lease", "mapped", "own_down", "own_up", "stack", "syn")
 
-    def __init__(self, stack: Stack, syn: bytes, mapped: bytes | None) -> None:
+    def __init__(self, stack: Stack, syn: bytes | None, mapped: bytes | None) -> None:
         self.stack = stack
-        self.syn: bytes | None = syn  # the beginning of the frame, for an ICMP error to quote
+        self.syn = syn  # the beginning of the frame, for an ICMP error to quote; None once it is answered
         self.mapped = mapped  # the mapped address, which stays taken as long as we live
         self.connection: Connection
         self.lease: Lease | None = None
         self._parts: list[memoryview] = []  # data of this turn
         self._shut = False  # the guest's FIN has come, and was not passed on yet
+        self.own_up = self.own_down = 0  # bytes of the connection that are not the lease's (proxy.py)
 
     # ---- what the guest's connection says -----------------------------------------
 

@@ -162,9 +162,9 @@ class ServerStream:
 class Port53:
     """All of DNS, for a stack."""
 
-    def __init__(self, stack: Stack, resolver: tuple[str, int] | None, token: Callable[[int], bytes]) -> None:
+    def __init__(self, stack: Stack, config: dns.Config, token: Callable[[int], bytes]) -> None:
         self.stack = stack
-        self.resolver = dns.Resolver(dns.Config(resolver=resolver), token)
+        self.resolver = dns.Resolver(config, token)
         self.resolver.counters = stack.counters
         self.names = self.resolver.names
         self.streams: dict[int, ServerStream] = {}

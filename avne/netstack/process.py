@@ -31,9 +31,11 @@ from avne.ipc import lane, streams
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import TUN_MTU
-from avne.netstack import capture, lines
+from avne.netstack import capture, lines, link
 from avne.netstack.capture import Capture
+from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
+from avne.netstack.link import GONE, Packets, Tun
 from avne.netstack.stack import Stack
 from avne.netstack.warm_up import warm_up
 from avne.netstack.wire import split, vnet
@@ -41,7 +43,7 @@ from avne.netstack.wire import split, vnet
 if TYPE_CHECKING:
     from avne.ipc.channel import Router
 
-SYSCALLS = ("read", "readv", "writev", "epoll_wait", "epoll_pwait", "epoll_ctl", runtime.NONBLOCKING)
+SYSCALLS = ("epoll_wait", "epoll_pwait", "epoll_ctl")
 
 ROUTER_THREADS = 2  # of ZeroMQ: one for its sockets, one that buries them
 _READ = vnet.SIZE + TUN_MTU + 16
@@ -52,7 +54,14 @@ _DRAIN_REPORT = 0.5  # seconds between two counts of what is still owed
 
 def policy(router: bool, captures: bool) -> rules.Policy:
     """What the process may do: with ZeroMQ's threads for workers elsewhere, and with a file to write."""
-    modules = [runtime.SYSCALLS, control_line.SYSCALLS, lane.SYSCALLS, streams.SYSCALLS, lines.SYSCALLS]
+    modules = [
+        runtime.SYSCALLS,
+        control_line.SYSCALLS,
+        lane.SYSCALLS,
+        streams.SYSCALLS,
+        lines.SYSCALLS,
+        link.SYSCALLS,
+    ]
     if router:
         from avne.ipc import channel
 
@@ -72,11 +81,14 @@ class Process:
         router = "endpoint" in config
         got = sandbox.isolate(Wish(file_size=len(fds) > router))
         resolver = config.get("resolver")
-        self._stack = Stack((resolver[0], resolver[1]) if resolver else None, os.urandom)
+        names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
+        self._stack = Stack(names, os.urandom)
         self._stack.account.keep_names = bool(config.get("log_names"))
+        generation = config.get("generation", 1)
+        self._stack.port53.names.begin_at(generation)
         self._epoll = select.epoll()
         self._lines = Lines(self._router(config, fds), self._epoll)
-        self._capture = self._stack.capture = self._begin_capture(config["session"], *fds)
+        self._capture = self._stack.capture = self._begin_capture(config["session"], generation, *fds)
         self._streams = Streams(self._epoll, self._log, self._stack.pool)
         self._stack.upstreams.streams = self._streams
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
@@ -84,11 +96,12 @@ class Process:
         warm_up(config["session"])
         calls = sandbox.seal(policy(router, self._capture is not None), router * ROUTER_THREADS)
         self._log("info", "confined", {**got.fields(), "calls": calls})
-        _, fds = self._expect("tun")
+        message, fds = self._expect("tun")
         self._tun = fds[0]
-        os.set_blocking(self._tun, False)
-        for fd in (self._tun, control.fileno()):
-            self._epoll.register(fd, select.EPOLLIN)
+        self._link = Packets(self._tun, self._stack.count) if message[1] else Tun(self._tun)
+        self._read, self._readv, self._writev = self._link.read, self._link.readv, self._link.writev
+        self._epoll.register(control.fileno(), select.EPOLLIN)
+        self._reads_tun = False  # not before a worker has joined: packets wait in the device
         self._ended = False
         self._draining = False
         self._owing = -1
@@ -115,11 +128,14 @@ class Process:
 
         return Router(fds.pop(0), config["endpoint"])
 
-    def _begin_capture(self, session: str, fd: int = -1) -> Capture | None:
+    def _begin_capture(self, session: str, generation: int, fd: int = -1) -> Capture | None:
         if fd < 0:
             return None
         file = io.FileIO(fd, "w")
-        file.truncate(0)
+        if generation == 1:
+            file.truncate(0)
+        else:
+            file.seek(0, os.SEEK_END)  # pcapng: a section of its own, behind the predecessor's
         epoch = time.time_ns() - time.monotonic_ns()
         stack = self._stack
         return Capture(file, f"avne {session}", epoch, stack.port53.names.name_of, stack.counters)
@@ -193,7 +209,7 @@ class Process:
             for count in range(1, _READS_PER_TURN + 1):
                 room = stack.pool.room(_READ)
                 if room is None:
-                    frame = os.read(self._tun, _READ)
+                    frame = self._read(_READ)
                     stack.account.frame_in(len(frame))
                     if self._capture:
                         self._capture.guest_sent((frame,), now)
@@ -208,7 +224,7 @@ class Process:
 
     def _read_split(self, room: memoryview, now: float) -> None:
         head = self._head
-        size = os.readv(self._tun, (head, room))
+        size = self._readv((head, room))
         self._stack.account.frame_in(size)
         if self._capture:
             self._capture.guest_sent((head[:size], room[: max(0, size - len(head))]), now)
@@ -225,18 +241,22 @@ class Process:
 
     def _write_tun(self) -> None:
         packets = self._stack.packets
-        tun = self._tun
-        writev = os.writev
+        writev = self._writev
         account = self._stack.account
         capture = self._capture
         while packets:
             pieces = packets.popleft()
             try:
-                account.frame_out(writev(tun, pieces))
+                account.frame_out(writev(pieces))
+            except BlockingIOError:  # a packet socket that has no room
+                self._stack.count("tun-write-later")
+                packets.appendleft(pieces)
+                self._tun_more = True  # so that the next turn does not wait
+                return
             except OSError as error:
                 # The kernel refused a frame: ours to fix, but not a reason to end a session.
                 self._stack.count(f"tun-write-{error.errno}")
-                if error.errno == 5:  # EIO: the device is down or gone, and so is the environment
+                if error.errno in GONE:  # and so is the environment
                     packets.clear()
             else:
                 if capture:
@@ -259,8 +279,14 @@ class Process:
                     continue
                 if joining:
                     self._control.send("worker", worker.decode(), self._kind(worker))
+                    self._begin_to_read()
         except CutOff as cut:
             self._cut_off(cut.worker, cut.reason, now)
+
+    def _begin_to_read(self) -> None:
+        if not self._reads_tun:
+            self._reads_tun = True
+            self._epoll.register(self._tun, select.EPOLLIN)
 
     def _kind(self, worker: bytes) -> str:
         return self._stack.upstreams.workers[worker].kind
@@ -317,6 +343,8 @@ class Process:
             self._stack.upstreams.drain()
             self._write_workers(time.monotonic())
             account = self._stack.account.sum(self._stack.connections.values(), self._stack.port53.leases())
+            if lost := self._link.lost():
+                self._stack.counters["tun-lost"] += lost
             self._control.send("drained", dict(self._stack.counters), account)
 
     def _log(self, *event: Any) -> None:

@@ -27,8 +27,9 @@ from avne.ipc import messages
 from avne.ipc.messages import Code, Sender
 from avne.ipc.pool import Pool
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
-from avne.netstack import account, addresses
+from avne.netstack import account, addresses, proxy
 from avne.netstack.capture import Capture
+from avne.netstack.dns.resolver import Config
 from avne.netstack.flows import Flow
 from avne.netstack.internet import Internet
 from avne.netstack.leases import Attachment
@@ -50,9 +51,9 @@ LogEvent = tuple[str, str, dict[str, Any]]  # level, event, fields
 
 
 class Stack:
-    """`token(n)` gives n random bytes; `resolver` is (host, port) of a DNS server, or None."""
+    """`token(n)` gives n random bytes; `names` says how names are answered."""
 
-    def __init__(self, resolver: tuple[str, int] | None, token: Callable[[int], bytes]) -> None:
+    def __init__(self, names: Config, token: Callable[[int], bytes]) -> None:
         self.packets: deque[Packet] = deque()
         self.logs: deque[LogEvent] = deque()
         self.counters: Counter[str] = Counter()
@@ -64,7 +65,7 @@ class Stack:
         self.half_open = 0
         self.pool = Pool()  # whose room `receive_text` is called with
         self.text: memoryview | None = None  # what it is called with, for as long as that is
-        self.port53 = Port53(self, resolver, token)
+        self.port53 = Port53(self, names, token)
         self._secret = token(16)
         self._reopened = (b"", 0)  # the connection that was replaced last, and its SND.NXT
         self._dirty: dict[Connection, None] = {}
@@ -160,6 +161,9 @@ class Stack:
             stream = self.port53.accept()
             connection = self._connection(stream, frame, datagram, syn, key, now)
             stream.start(connection)
+        elif ports.dst in proxy.PORTS and datagram.dst in addresses.GATEWAY:
+            flow = proxy.ProxyFlow(self, ports.dst)
+            flow.start(self._connection(flow, frame, datagram, syn, key, now))
         else:
             self._open_flow(frame, datagram, syn, key, now)
 

@@ -21,6 +21,7 @@ from avne.ipc.messages import Capability, encode
 from avne.ipc.streams import Streams
 from avne.netstack import addresses
 from avne.netstack.capture import Capture
+from avne.netstack.dns.resolver import Config
 from avne.netstack.stack import Stack
 from avne.netstack.wire import ip, tcp, udp, vnet
 
@@ -35,7 +36,7 @@ class _Session:
 
     def __init__(self, name: str) -> None:
         self.now = time.monotonic()
-        self.stack = Stack(("192.0.2.53", 53), os.urandom)
+        self.stack = Stack(Config(("192.0.2.53", 53)), os.urandom)
         self.stack.capture = Capture(
             io.BytesIO(), name, 0, self.stack.port53.names.name_of, self.stack.counters
         )

@@ -15,7 +15,7 @@ from avne.errors import EXIT_AVNE, EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, AvneErro
 
 SETUP = "Or let an administrator install the setuid helper: sudo avne setup"
 _CONTAINER = (
-    "Inside a container: start it with --security-opt seccomp=unconfined "
+    "Inside a container: start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
     "--security-opt systempaths=unconfined --device /dev/net/tun, or run avne on the host."
 )
 _UBUNTU = "kernel/apparmor_restrict_unprivileged_userns"
@@ -24,6 +24,10 @@ _PLAIN = {
     "IDENTITY": (
         "the helper was started with privileges that it does not know",
         "Start avne as an ordinary user or as root; the setuid helper is the one that sudo avne setup makes.",
+    ),
+    "DESCRIPTORS": (
+        "what the caller has open cannot be closed, so nothing was started",
+        f"avne needs Linux 5.11 or later. {_CONTAINER}",
     ),
     "STDIO": (
         "standard input, output or error is no file, terminal, pipe or stream, but a way around avne",
@@ -46,6 +50,10 @@ _PLAIN = {
         "the tun device cannot be set up",
         "avne needs Linux 5.11 or later with CONFIG_TUN; inside a container, CAP_NET_ADMIN.",
     ),
+    "VETH": (
+        "/dev/net/tun cannot be opened, and no veth pair can be made in its place",
+        "sudo modprobe tun && sudo chmod 0666 /dev/net/tun; or sudo modprobe veth; or a container's --device",
+    ),
     "ADDRESSES": ("the tun device takes no address", "Is the kernel's network complete? dmesg | tail"),
     "ROUTES": ("the tun device takes no route", "Is the kernel's network complete? dmesg | tail"),
     "HOSTNAME": ("the environment's name cannot be set", "Inside a container: run avne on the host."),
@@ -62,7 +70,7 @@ _PLACES = {
     "MOUNT_TMP": "/tmp and /var/tmp cannot be covered",
     "MASK": "what tells of the host in /proc, or a socket, cannot be covered",
     "MOUNT_DEV": "a new /dev cannot be made",
-    "MOUNT_ETC": "/etc cannot be covered by an overlay",
+    "MOUNT_ETC": "/etc cannot be covered, by an overlay or otherwise",
 }
 
 
@@ -149,6 +157,13 @@ def _no_user_namespace(error: int) -> tuple[str, str]:
 
 
 def _no_namespaces(error: int) -> tuple[str, str]:
+    for kind in ("cgroup", "ipc", "mnt", "net", "pid", "uts"):
+        if _setting(f"user/max_{kind}_namespaces") == "0":
+            name = f"user.max_{kind}_namespaces"
+            return (
+                f"namespaces of a kind that avne needs are switched off on this machine ({name}=0)",
+                f"Ask an administrator: sudo sysctl {name}=15000",
+            )
     if error == errno.ENOSPC:
         return "there are too many namespaces", "End some: lsns; or raise the limits in /proc/sys/user."
     if error == errno.EPERM and _in_container():
@@ -170,8 +185,11 @@ def _no_tun(error: int) -> tuple[str, str]:
 def _mount_cure(stage: str, error: int) -> str:
     if stage == "MOUNT_PRIVATE" and error == errno.EINVAL:
         return "Not possible inside a chroot."
-    if stage == "MOUNT_ETC" and error in (errno.EINVAL, errno.ENODEV, errno.EPERM):
-        return f"avne needs Linux 5.11 or later with overlayfs: sudo modprobe overlay. {_CONTAINER}"
+    if stage == "MOUNT_ETC" and error in (errno.EINVAL, errno.ENODEV, errno.EPERM, errno.ENOSYS):
+        return f"avne needs Linux 5.12 or later, or overlayfs: sudo modprobe overlay. {_CONTAINER}"
+    if stage == "MOUNT_PROC" and error == errno.EPERM:
+        where = "" if _in_container() else "What covers it: findmnt -R /proc. "
+        return f"Parts of the old one are covered, and it would show the host. {where}{_CONTAINER}"
     return _CONTAINER if _in_container() else f"dmesg | tail may say more. {SETUP}"
 
 

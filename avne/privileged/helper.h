@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-/* What the helper's files share.  With privilege: helper.c, network.c, view.c, paths.c.
- * Without: seal.c, init.c, program.c, attach.c. */
+/* What the helper's files share.  With privilege: helper.c, identity.c, network.c,
+ * netlink.c, view.c, paths.c, and, but never when setuid, veth.c.  Without: seal.c, init.c, program.c, attach.c. */
 #ifndef AVNE_HELPER_H
 #define AVNE_HELPER_H
 
@@ -37,14 +37,20 @@ int hear(struct avne_message *message, int *fd);
 int hear_many(struct avne_message *message, int *fds, unsigned room, unsigned *count);
 int check_peer(int line);
 int way_around(int fd);
-bool can_give_packets(void);              /* whether init holds CAP_NET_RAW, which is not in force */
-int take_capabilities(bool raw);          /* before an exec: that one, or none */
 _Noreturn void fail(enum avne_stage stage, int error);
 void must(enum avne_stage stage, long result);
-void reach_files_as(uid_t uid);
 int write_file(int directory, const char *path, int flags, const char *text);
 
-int make_tun(enum mode mode);             /* network.c: the device's descriptor */
+/* identity.c: ids and capabilities. */
+enum mode identify(void);
+void keep_capabilities(enum mode mode, uint32_t flags);
+void reach_files_as(uid_t uid);
+void drop_privileges(enum mode mode, bool keep_packets);  /* for good; but CAP_NET_RAW, not in force */
+bool can_give_packets(void);              /* whether init holds that */
+int take_capabilities(bool raw);          /* before an exec: that one, or none */
+
+int make_device(enum mode mode, int *no_tun);  /* network.c: its descriptor, and why it is no tun */
+int make_veth(void);                      /* veth.c: a packet socket at the other end of it */
 void make_network(void);                  /* network.c: links, addresses, routes */
 void make_view(enum mode mode, const struct wishes *wishes);  /* view.c: mounts and names */
 void seal(const struct wishes *wishes);   /* seal.c: seccomp and Landlock, for good */

@@ -26,10 +26,10 @@ REQUEST, TUN, GO, STARTED, SIGNAL, EXITED, END, FAILED, ATTACH, TERMINAL = range
 MESSAGE: Final = struct.Struct("=IIQIiQQII")  # magic type layout stage value ignored blocked argc envc
 
 STAGES: Final = (
-    "REQUEST", "STDIO", "IDENTITY", "USER_NAMESPACE", "ID_MAP", "NAMESPACES", "FORK", "MOUNT_PRIVATE",
-    "FIND", "TUN_OPEN", "TUN_CONFIGURE", "ADDRESSES", "ROUTES", "MOUNT_PROC", "MOUNT_SYS", "MOUNT_RUN",
-    "MOUNT_TMP", "MOUNT_ETC", "MASK", "MOUNT_HOME", "MOUNT_DEV", "SHARE", "HOSTNAME", "DROP",
-    "SEAL", "GO", "EXEC", "ATTACH", "TARGET",
+    "REQUEST", "DESCRIPTORS", "STDIO", "IDENTITY", "USER_NAMESPACE", "ID_MAP", "NAMESPACES", "FORK",
+    "MOUNT_PRIVATE", "FIND", "TUN_OPEN", "TUN_CONFIGURE", "VETH", "ADDRESSES", "ROUTES", "MOUNT_PROC",
+    "MOUNT_SYS", "MOUNT_RUN", "MOUNT_TMP", "MOUNT_ETC", "MASK", "MOUNT_HOME", "MOUNT_DEV", "SHARE",
+    "HOSTNAME", "DROP", "SEAL", "GO", "EXEC", "ATTACH", "TARGET",
 )  # fmt: skip
 # Where the setuid helper has rights that an ordinary user lacks.
 _RIGHTS: Final = frozenset(STAGES[STAGES.index("USER_NAMESPACE") : STAGES.index("DROP")])
@@ -86,9 +86,14 @@ NOTHING_MORE: Final = Request()
 
 
 class Tun(NamedTuple):
-    """The environment is sealed; `fd` is its tun, non-blocking, ours to close."""
+    """The environment is sealed; `fd` is its tun, non-blocking, ours to close.
+
+    `missing`: 0, or the errno with which /dev/net/tun was not opened; then it is a packet socket at the
+    other end of a veth pair, with the same header before each Ethernet frame (PACKET_VNET_HDR).
+    """
 
     fd: int
+    missing: int = 0
 
 
 class Started(NamedTuple):
@@ -232,7 +237,7 @@ class Environment:
         if magic != MAGIC or its_layout != self._layout:
             return Failed("REQUEST", errno.EPROTO)
         if kind == TUN and fds:
-            return Tun(fds[0])
+            return Tun(fds[0], value)
         if kind == STARTED:
             return Started()
         if kind == EXITED:
@@ -298,6 +303,13 @@ class Environment:
             os.kill(self.pid, signal.SIGKILL)
         os.close(process)
         os.waitpid(self.pid, 0)
+
+
+def instead_of_tun(event: Tun) -> str:
+    """To be said of an environment behind it; empty where it is a tun."""
+    if not event.missing:
+        return ""
+    return f", over a veth pair, as /dev/net/tun cannot be opened ({os.strerror(event.missing)})"
 
 
 def explain(stage: str, error: int, setuid: bool, program: str = "the program") -> AvneError:

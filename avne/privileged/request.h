@@ -58,7 +58,8 @@ struct avne_message {
     uint32_t type;
     uint64_t layout;                      /* AVNE_LAYOUT of the sender */
     uint32_t stage;                       /* FAILED: enum avne_stage */
-    int32_t value;                        /* FAILED: errno; EXITED: wait status; SIGNAL: number; REQUEST: flags */
+    int32_t value;                        /* FAILED: errno; EXITED: wait status; SIGNAL: number; REQUEST: flags;
+                                             TUN: 0, or the errno for which it is no tun but a packet socket */
     uint64_t ignored;                     /* GO: signals the program starts with ignored, bit n-1;
                                              REQUEST: shares that are read-only, bit n for the nth */
     uint64_t blocked;                     /* GO: signals it starts with blocked;
@@ -70,6 +71,7 @@ struct avne_message {
 /* What can fail. The order is that of the work; avne/privileged/launch.py has the same list. */
 enum avne_stage {
     AVNE_STAGE_REQUEST,                   /* not a request, or of another version */
+    AVNE_STAGE_DESCRIPTORS,               /* those of the caller cannot be closed */
     AVNE_STAGE_STDIO,                     /* standard input, output or error leads out of a network namespace */
     AVNE_STAGE_IDENTITY,                  /* called with privileges we do not know */
     AVNE_STAGE_USER_NAMESPACE,
@@ -80,6 +82,7 @@ enum avne_stage {
     AVNE_STAGE_FIND,                      /* a descriptor of REQUEST is of no file that has a name here */
     AVNE_STAGE_TUN_OPEN,
     AVNE_STAGE_TUN_CONFIGURE,
+    AVNE_STAGE_VETH,                      /* what takes the place of a tun that is out of reach */
     AVNE_STAGE_ADDRESSES,
     AVNE_STAGE_ROUTES,
     AVNE_STAGE_MOUNT_PROC,

@@ -7,8 +7,10 @@
 #define _GNU_SOURCE
 #include "helper.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -54,8 +56,9 @@ static const struct place etc = {
 static const struct place dev = {
     "/run", "tmpfs", "mode=0755", MS_NOSUID | MS_NOEXEC, AVNE_STAGE_MOUNT_DEV, false};
 static const struct place in_dev[] = {
+    // May be refused as well: without terminals of its own the environment is as tight.
     {"/run/pts", "devpts", "newinstance,ptmxmode=0666,mode=0600", MS_NOSUID | MS_NOEXEC, AVNE_STAGE_MOUNT_DEV,
-     false},
+     true},
     {"/run/shm", "tmpfs", "mode=1777", QUIET, AVNE_STAGE_MOUNT_DEV, false},
 };
 static const char *const nodes[] = {"null", "zero", "full", "random", "urandom", "tty"};
@@ -95,8 +98,8 @@ static int mount_on(const struct place *place)
         return place->may_lack && (errno == ENOENT || errno == ENOTDIR) ? 1 : -1;
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     result = mount(place->type, path, place->type, place->flags, place->options);
-    if (result < 0 && errno == EPERM && place->stage == AVNE_STAGE_MOUNT_SYS)
-        // Partly masked, as in a container: then nothing of it, rather than the host's.
+    if (result < 0 && place->stage == AVNE_STAGE_MOUNT_SYS)
+        // For one, partly masked, as in a container: then nothing of it, rather than the host's.
         result = mount("tmpfs", path, "tmpfs", place->flags, "mode=0555");
     error = errno;
     (void)close(fd);
@@ -142,7 +145,61 @@ static int mount_scratch(void)
     return directory;
 }
 
-/* A read-only overlay: ours above the host's.  Not binds: a rename(2) on the host peels those off. */
+/* Makes a place of that name in a directory of ours, and mounts there what `source` is of. */
+static void put(enum avne_stage stage, int directory, const char *name, int source)
+{
+    struct stat status;
+    int target;
+
+    must(stage, source);
+    must(stage, fstat(source, &status));
+    must(stage, S_ISDIR(status.st_mode) ? mkdirat(directory, name, 0700)
+                                        : mknodat(directory, name, S_IFREG | 0600, 0));
+    target = openat(directory, name, O_PATH | O_CLOEXEC);
+    must(stage, target);
+    must(stage, bind_fd(source, target));
+    (void)close(target);
+}
+
+/* A link is copied; a file or directory mounted; nothing else is shown. */
+static void put_entry(int ours, int host, const char *name)
+{
+    const int source = openat(host, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    struct stat status;
+
+    must(AVNE_STAGE_MOUNT_ETC, source);
+    must(AVNE_STAGE_MOUNT_ETC, fstat(source, &status));
+    if (S_ISLNK(status.st_mode)) {
+        char target[PATH_MAX] = "";
+        must(AVNE_STAGE_MOUNT_ETC, readlinkat(source, "", target, sizeof target - 1));
+        must(AVNE_STAGE_MOUNT_ETC, symlinkat(target, ours, name));
+    } else if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)) {
+        put(AVNE_STAGE_MOUNT_ETC, ours, name, source);
+    }
+    (void)close(source);
+}
+
+/* Where there is no overlay to be had: every entry of the host's that ours does not replace is put into
+ * ours.  What a rename(2) on the host could peel off is on no directory of the host's. */
+static void fill_etc(int ours)
+{
+    struct mount_attr sealed = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
+    const int host = open("/etc", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *entries = host < 0 ? NULL : fdopendir(host);
+    const struct dirent *entry;
+    struct stat there;
+
+    if (!entries)
+        fail(AVNE_STAGE_MOUNT_ETC, errno);
+    while ((entry = readdir(entries)))
+        if (fstatat(ours, entry->d_name, &there, AT_SYMLINK_NOFOLLOW) < 0)
+            put_entry(ours, host, entry->d_name);
+    must(AVNE_STAGE_MOUNT_ETC, bind_fd(ours, host));
+    (void)closedir(entries);
+    must(AVNE_STAGE_MOUNT_ETC, mount_setattr(AT_FDCWD, "/etc", AT_RECURSIVE, &sealed, sizeof sealed));
+}
+
+/* A read-only overlay: ours above the host's.  Not binds over files of it: a rename(2) on the host peels those off. */
 static void mount_etc(int scratch)
 {
     int ours;
@@ -152,8 +209,9 @@ static void mount_etc(int scratch)
     must(AVNE_STAGE_MOUNT_ETC, ours);
     for (size_t i = 0; i < sizeof neutral / sizeof *neutral; i++)
         must(AVNE_STAGE_MOUNT_ETC, write_file(ours, neutral[i].name, O_CREAT | O_EXCL, neutral[i].text));
+    if (mount_on(&etc) < 0)
+        fill_etc(ours);
     (void)close(ours);
-    must(AVNE_STAGE_MOUNT_ETC, mount_on(&etc));
     if (mount_on(&dbus) == 0)
         must(AVNE_STAGE_MOUNT_ETC, write_file(AT_FDCWD, "/var/lib/dbus/machine-id", O_CREAT | O_EXCL, machine_id));
 }
@@ -186,18 +244,6 @@ static void mask(int scratch, const struct wishes *wishes)
     (void)close(dead);
 }
 
-static void make_node(int directory, const char *name, int source)
-{
-    int target;
-
-    must(AVNE_STAGE_MOUNT_DEV, source);
-    must(AVNE_STAGE_MOUNT_DEV, mknodat(directory, name, S_IFREG | 0600, 0));
-    target = openat(directory, name, O_PATH | O_CLOEXEC);
-    must(AVNE_STAGE_MOUNT_DEV, target);
-    must(AVNE_STAGE_MOUNT_DEV, bind_fd(source, target));
-    (void)close(target);
-}
-
 /* A /dev of six devices that are good for nothing but themselves, and new terminals.  The one that the
  * caller is at has the name /dev/console, so that ttyname(3) finds it. */
 static void mount_dev(const struct wishes *wishes)
@@ -211,16 +257,16 @@ static void mount_dev(const struct wishes *wishes)
     for (size_t i = 0; i < sizeof nodes / sizeof *nodes; i++) {
         (void)snprintf(path, sizeof path, "/dev/%s", nodes[i]);
         const int source = open_path(path, 0);
-        make_node(directory, nodes[i], source);
+        put(AVNE_STAGE_MOUNT_DEV, directory, nodes[i], source);
         (void)close(source);
     }
     if (wishes->terminal >= 0)
-        make_node(directory, "console", wishes->terminal);
+        put(AVNE_STAGE_MOUNT_DEV, directory, "console", wishes->terminal);
     for (size_t i = 0; i < sizeof dev_links / sizeof *dev_links; i++)
         must(AVNE_STAGE_MOUNT_DEV, symlinkat(dev_links[i].target, directory, dev_links[i].name));
     for (size_t i = 0; i < sizeof in_dev / sizeof *in_dev; i++) {
         must(AVNE_STAGE_MOUNT_DEV, mkdir(in_dev[i].target, 0755));
-        must(AVNE_STAGE_MOUNT_DEV, mount_on(&in_dev[i]));
+        must(AVNE_STAGE_MOUNT_DEV, mount_on(&in_dev[i]) < 0 && !in_dev[i].may_lack ? -1 : 0);
     }
     (void)close(directory);
     must(AVNE_STAGE_MOUNT_DEV, mount("/run", "/dev", NULL, MS_MOVE, NULL));
@@ -248,8 +294,8 @@ void make_view(enum mode mode, const struct wishes *wishes)
         for (size_t i = 0; i < sizeof roots_own / sizeof *roots_own; i++)
             make_read_only(roots_own[i]);
     scratch = mount_scratch();
+    mask(scratch, wishes);     // before /etc, which may take sockets with it
     mount_etc(scratch);
-    mask(scratch, wishes);
     cover_home(wishes, scratch, mode);
     (void)close(scratch);
     must(AVNE_STAGE_MOUNT_ETC, umount2("/run", MNT_DETACH | UMOUNT_NOFOLLOW));  // what is mounted has it still

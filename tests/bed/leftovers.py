@@ -98,7 +98,7 @@ class Snapshot:
     @staticmethod
     def _list_names() -> set[str]:
         patterns = [pattern.format(pid=os.getpid()) for pattern in DIRECTORIES]
-        found = {path for pattern in patterns for path in glob.glob(pattern) if not _is_held(path)}
+        found = {path for pattern in patterns for path in glob.glob(pattern) if not is_held(path)}
         return found | set(glob.glob("/run/netns/*avne*")) | set(glob.glob("/usr/local/lib/avne-test-*"))
 
     def leftovers(self) -> list[str]:
@@ -112,7 +112,7 @@ class Snapshot:
         return rows
 
 
-def _is_held(path: str) -> bool:
+def is_held(path: str) -> bool:
     """Does a living supervisor hold this session directory (avne/paths.py)?"""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -140,7 +140,7 @@ class Avne:
 
         `cwd` is entered after the mount namespace, which puts every process at its root.
         """
-        helper = {"setuid": "setuid", "rootless": "rootless", "root": "auto"}[self.mode]
+        helper = {"setuid": "setuid", "rootless": "rootless", "root": "auto", "veth": "rootless"}[self.mode]
         settings = {"AVNE_HELPER": helper, **(env or {})}
         there = ["env", "-C", str(cwd or self.person.home)]
         return [*self.place.prefix, *there, *people.command_as(self.person, words, settings, "host")]

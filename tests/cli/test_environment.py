@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from avne.cli.environment import program_environment
+from avne.cli.environment import PROXY, program_environment
 from avne.errors import AvneError
 
 OUTSIDE = {
@@ -45,3 +45,10 @@ def test_names_and_settings_add_to_it():
 def test_what_is_no_name_is_an_error(passed, settings, problem):
     with pytest.raises(AvneError, match=problem):
         program_environment(OUTSIDE, passed, settings, {})
+
+
+def test_what_proxy_env_sets():
+    """Names are left to the proxy; loopback is not."""
+    assert set(PROXY) == {"ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"}
+    assert PROXY["ALL_PROXY"] == "socks5h://10.213.0.1:1080"
+    assert {"localhost", "127.0.0.1", "::1"} <= set(PROXY["no_proxy"].split(","))

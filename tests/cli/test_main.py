@@ -68,12 +68,12 @@ def test_what_follows_the_program_belongs_to_it(ran, arguments, program):
 
 
 def test_every_setting_is_an_option_of_run(ran):
-    cli.main(["run", "--upstream", "u", "--workers", "2", "--resolver", "r", "--helper", "h", "--torrc", "/t",
-              "--netstack", "/s", "--log-names", "-vvv", "-q", "--capture", "c", "--receipt", "r",
-              "--name", "n", "true"])  # fmt: skip
+    cli.main(["run", "--upstream", "u", "--workers", "2", "--dns", "d", "--resolver", "r", "--helper", "h",
+              "--torrc", "/t", "--netstack", "/s", "--log-names", "-vvv", "-q", "--capture", "c",
+              "--receipt", "r", "--name", "n", "true"])  # fmt: skip
     program, flags, more = ran[0]
-    assert flags == {"upstream": "u", "workers": "2", "resolver": "r", "helper": "h", "tor.torrc": "/t",
-                     "netstack": "/s", "log_names": "true", "verbose": 2}  # fmt: skip
+    assert flags == {"upstream": "u", "workers": "2", "dns": "d", "resolver": "r", "helper": "h",
+                     "netstack": "/s", "tor.torrc": "/t", "log_names": "true", "verbose": 2}  # fmt: skip
     assert more == More(quiet=True, capture="c", name="n", receipt="r")
     assert program == ["true"]
 
@@ -87,7 +87,7 @@ def test_an_option_that_is_not_given_is_no_setting(ran):
 
 def test_what_opens_and_closes_holes(ran):
     cli.main(["run", "--share", "a:ro", "--share", "b", "--private-home", "--profile", "p", "--gui",
-              "--strict", "--env", "A", "--env", "B", "--setenv", "C=d", "true"])  # fmt: skip
+              "--strict", "--proxy-env", "--env", "A", "--env", "B", "--setenv", "C=d", "true"])  # fmt: skip
     assert ran[0][2].openings == Options(("a:ro", "b"), True, "p", True, True, ("A", "B"), ("C=d",))
 
 

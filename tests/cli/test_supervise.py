@@ -16,7 +16,7 @@ from avne.privileged import launch
 # Runs `avne run …` with something of the supervisor changed before.
 SPOILT = """
 import sys
-from avne.cli import supervise, workers
+from avne.cli import network, supervise, workers
 from avne.privileged import launch
 {change}
 from avne.cli.main import main
@@ -37,7 +37,7 @@ def spoilt(start):
 
 
 def test_a_netstack_that_cannot_start_is_told_with_its_last_line(spoilt):
-    code, _, errors = spoilt("supervise.NETSTACK = 'avne.no_such_module'", "true")
+    code, _, errors = spoilt("network.NETSTACK = 'avne.no_such_module'", "true")
     problem, cure = errors.splitlines()
     assert code == 125
     assert problem.startswith("avne: the network process ended before it was ready: ")

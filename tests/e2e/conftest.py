@@ -20,7 +20,7 @@ def places_by_mode(installed, user):
 
     def place(mode: str) -> Place:
         if mode not in made:
-            tun = {"rootless": "0666", "setuid": "0600", "root": "0600"}[mode]
+            tun = {"rootless": "0666", "setuid": "0600", "root": "0600", "veth": "0600"}[mode]
             made[mode] = Place(tun, installed.avne if mode == "setuid" else "", user.name)
         return made[mode]
 

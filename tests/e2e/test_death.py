@@ -59,7 +59,8 @@ def test_a_killed_worker_resets_its_flows_and_is_replaced(avne, bed):
 
 
 def test_without_a_netstack_the_program_has_no_network_and_the_run_ends(avne, bed):
-    with avne.start("python3", "-c", CLIENT, places.V4, upstream=bed.socks) as process:
+    options = ["--on-failure", "kill"]
+    with avne.start("python3", "-c", CLIENT, places.V4, upstream=bed.socks, options=options) as process:
         assert _line(process) == "open"
         everything = process.parts()
         os.kill(process.part("net"), signal.SIGKILL)
@@ -75,7 +76,7 @@ def test_without_a_supervisor_nothing_is_left(avne, bed):
         everything = process.parts()
         assert len(everything) >= 4
         os.kill(process.supervisor, signal.SIGKILL)
-        _gone(everything)
+        _gone(everything, 1.0)
 
 
 def test_without_an_init_the_program_ends(avne, bed):

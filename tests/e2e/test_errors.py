@@ -8,7 +8,6 @@ import subprocess
 
 import pytest
 
-from tests.bed import people
 from tests.bed.runs import Avne, Place
 
 
@@ -71,16 +70,14 @@ def test_an_unreadable_configuration(avne, tmp_path_for):
     assert "config.toml" in text
 
 
-def test_no_tun(installed, user, bed):
-    words = [installed.avne, "run", "--upstream", bed.socks, "--", "true"]
-    done = people.run_as(user, words, tun="none", env={"AVNE_HELPER": "rootless"})
+def test_no_tun_for_the_setuid_helper(installed, user, bed):
+    """For others a veth pair takes its place: test_veth.py."""
+    place = Place("0600", installed.avne, user.name, extra="rm /dev/net/tun")
+    try:
+        done = Avne("setuid", installed.avne, user, place).run("true", upstream=bed.socks)
+    finally:
+        place.close()
     assert "/dev/net/tun" in _message(done, 125)
-
-
-def test_a_tun_that_may_not_be_opened(installed, user, places_by_mode, bed):
-    """0600, as on a machine without udev's rule, and no setuid helper."""
-    avne = Avne("rootless", installed.avne, user, places_by_mode("root"))
-    assert "/dev/net/tun" in _message(avne.run("true", upstream=bed.socks), 125)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from avne.errors import Malformed
 from avne.ipc.messages import Capability
 from avne.limits import DNS_MAX_UDP
 from avne.netstack.dns.commands import Answer, CloseStream, OpenStream, Resolve, SendStream
+from avne.netstack.dns.plan import MODES
 from avne.netstack.dns.resolver import Config, Resolver
 
 from .choices import Choices
@@ -74,7 +75,9 @@ class _Run:
     def __init__(self, c: Choices) -> None:
         self.c = c
         config = c.byte()
-        self.machine = Resolver(Config(("192.0.2.53", 53) if config & 8 else None), _token)
+        self.machine = Resolver(
+            Config(("192.0.2.53", 53) if config & 8 else None, MODES[config >> 4 & 3]), _token
+        )
         self.machine.upstream_changed(CAPABILITIES[config & 3] if config & 7 != 7 else None)
         self.now = 1000.0
         self.owed: dict[object, int] = {}
@@ -182,7 +185,12 @@ RECORDS = [
     ("b.example 30 AAAA 2001:db8::7", "an"), ("www.example.com 5 A 198.18.1.7", "an"),
     ("www.example.com 0 TXT hello", "an"), ("example.com 600 SOA 60", "ns"),
     ("example.com 600 NS ns.example", "ns"),
+    ("www.example.com 60 HTTPS 0001 00 0004 0008 c0000201 c6120102 0006 0010 " + "20" * 16, "an"),
+    ("www.example.com 60 HTTPS 0001 0462b261 00 0004 0004 c0000201", "an"), ("c.example 9 A 192.0.2.3", "an"),
 ]  # fmt: skip
+
+
+QTYPES = ("AAAA", "TXT", "PTR", "A", "HTTPS")
 
 
 def _answer(c: Choices, question: bytes) -> bytes:
@@ -201,12 +209,15 @@ def answers(data: bytes) -> set[str]:
     """Whatever the server's stream carries, cut anywhere: each question gets its one readable answer."""
     c = Choices(data)
     run = _Run(c)
-    run.machine = Resolver(Config(("192.0.2.53", 53)), _token)
-    run.machine.upstream_changed(CAPABILITIES[c.byte() & 3])
+    config = c.byte()
+    run.machine = Resolver(Config(("192.0.2.53", 53), MODES[config >> 2 & 3]), _token)
+    run.machine.upstream_changed(CAPABILITIES[config & 3])
     names = ("www.example.com", "b.example", "www.example.com")
     for n in range(1 + c.byte() % 3):
         run.ask(
-            query_wire(names[n], c.pick(("AAAA", "TXT", "PTR", "A")), number=n, edns=1232), n, bool(n & 1)
+            query_wire(names[n], c.pick(("AAAA", "TXT", "PTR", "A", "HTTPS")), number=n, edns=1232),
+            n,
+            bool(n & 1),
         )
     for _ in range(12):
         if not c.more:

@@ -13,6 +13,7 @@ from avne.ipc import messages
 from avne.ipc.messages import Sender, encode
 from avne.ipc.pool import Pool
 from avne.limits import REASSEMBLY_DATAGRAMS, REASSEMBLY_PIECES
+from avne.netstack.dns.resolver import Config
 from avne.netstack.stack import Stack
 from avne.netstack.tcp import reassembly, seq
 from avne.netstack.tcp.output import MAX_IN_FLIGHT
@@ -34,7 +35,7 @@ class World:
     def __init__(
         self, kind: str, capabilities: int, resolver: bool, in_parts: bool, lane: bool = False
     ) -> None:
-        self.stack = Stack(("192.0.2.53", 53) if resolver else None, _token)
+        self.stack = Stack(Config(("192.0.2.53", 53) if resolver else None), _token)
         self.now = 1000.0
         self.told: list[Told] = []
         self.frames: list[bytes] = []  # sent to the guest

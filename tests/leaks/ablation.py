@@ -53,7 +53,7 @@ LAYERS = {
     "descriptors are closed": Layer(
         (
             Change("cli/children.py", "            if int(name) > 2:\n", "            if int(name) > 900:\n"),
-            _helper("helper.c", f"{_CLOSE_ALL} < 0 || fcntl", "fcntl"),
+            _helper("helper.c", f"{_CLOSE_ALL} < 0 ? errno : 0;", "0;"),
             _helper("program.c", f"&& {_CLOSE_ALL} == 0 && ", "&& "),
         ),
         ("fd-tcp", "fd-udp", "fd-listener", "fd-unix", "fd-directory", "fd-path", "fd-io-uring", "fd-netns"),
@@ -86,7 +86,7 @@ LAYERS = {
         (_helper("view.c", "    mount_dev(wishes);\n"),), ("dev-nodes", "dev-tun", "dev-pts", "dev-shm")
     ),
     "overlay on /etc": Layer(
-        (_helper("view.c", "    must(AVNE_STAGE_MOUNT_ETC, mount_on(&etc));\n"),),
+        (_helper("view.c", "    if (mount_on(&etc) < 0)\n", "    if (etc.may_lack)\n"),),
         ("resolv-conf", "resolv-conf-replaced", "machine-id", "etc-hosts", "etc-hostname", "nsswitch"),
     ),
     "masked sockets": Layer(

@@ -17,7 +17,8 @@ from tests.leaks.machine import FACTS, UNSHARE, Machine
 
 HOST, HOST_ROOT, NETNS, USERNS = "host", "host, root", "netns (2015)", "unshare -Urn"
 ROOTLESS, SETUID, ROOT, STRICT = "avne rootless", "avne setuid", "avne root", "avne --strict"
-AVNE = (ROOTLESS, SETUID, ROOT, STRICT)
+VETH = "avne, no tun"
+AVNE = (ROOTLESS, SETUID, ROOT, STRICT, VETH)
 ROWS = (HOST, HOST_ROOT, NETNS, USERNS, *AVNE)
 CONTROL = {ROOT: HOST_ROOT}  # the control of every other row is HOST
 
@@ -84,8 +85,10 @@ def row(machine: Machine, installed: Installed, name: str, only: Iterable[str] =
         SETUID: (user, run_words(installed, "setuid")),
         ROOT: (people.ROOT, run_words(installed, "auto")),
         STRICT: (user, run_words(installed, "rootless", "--strict")),
+        VETH: (user, run_words(installed, "rootless")),
     }
     person, words = who[name]
+    machine.close_tun(name == VETH)
     machine.packets()
     env = {"PROBE_FACTS": FACTS, "PROBE_ONLY": ",".join(only)}
     done = machine.run([installed.python, "-I", "-m", "avne.probes.runner", *words], person, env)
@@ -95,9 +98,9 @@ def row(machine: Machine, installed: Installed, name: str, only: Iterable[str] =
 
 
 def matrix(machine: Machine, installed: Installed) -> dict[str, Row]:
-    """All rows.  What is refused at the start is the same with --strict, and not tried again."""
+    """All rows.  What is refused at the start is the same in the last two, and not tried again."""
     plain = [name for name, probe in load().items() if not probe.entrance]
-    return {name: row(machine, installed, name, plain if name == STRICT else ()) for name in ROWS}
+    return {name: row(machine, installed, name, plain if name in (STRICT, VETH) else ()) for name in ROWS}
 
 
 # ---- the table ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from avne.ipc import messages
 from avne.ipc.messages import Sender, encode
 from avne.netstack import addresses
 from avne.netstack.dns.framing import frame_reply
+from avne.netstack.dns.resolver import Config
 from avne.netstack.stack import Stack
 from avne.netstack.wire import ip, tcp, udp
 
@@ -42,8 +43,9 @@ class Net:
         *workers: str,
         resolver: tuple[str, int] | None = None,
         capabilities: int = messages.Capability.RESOLVE,
+        mode: str = "resolve",
     ) -> None:
-        self.stack = Stack(resolver, random.Random(1).randbytes)
+        self.stack = Stack(Config(resolver, mode), random.Random(1).randbytes)
         self.now = 1000.0
         self.sockets: dict[tuple[bytes, int, int], Socket] = {}
         self.other: list[bytes] = []  # frames that are not TCP

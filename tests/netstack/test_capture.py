@@ -41,6 +41,9 @@ class File:
         self.data += data[:count]
         return count
 
+    def tell(self):
+        return len(self.data)
+
     def truncate(self, size):
         del self.data[size:]
 
@@ -289,8 +292,8 @@ def test_a_length_of_zero_before_nonsense_is_no_segment(at, value):
 
 
 def test_a_mapped_address_is_named_before_its_first_packet_and_when_it_changes():
-    names = Names(60, bound=1)
-    v4, v6 = names.map("www.test.example", 0.0)
+    names = Names(1)
+    v4, v6 = names.map("www.test.example", 60, 0.0)
     taken = Taken(name_of=names.name_of)
     tun4, tun6 = addresses.TUN
 
@@ -302,7 +305,7 @@ def test_a_mapped_address_is_named_before_its_first_packet_and_when_it_changes()
 
     packets()
     packets()
-    assert names.map("other.example", 10_000.0) == (v4, v6)
+    assert names.map("other.example", 60, 10_000.0) == (v4, v6)
     packets()
     shape = [block[0] if isinstance(block, list) else block.direction for block in taken.read().blocks]
     first, second = "www.test.example", "other.example"
@@ -312,7 +315,7 @@ def test_a_mapped_address_is_named_before_its_first_packet_and_when_it_changes()
 
 
 def test_addresses_that_stand_for_nothing_have_no_name():
-    taken = Taken(name_of=Names(60).name_of)
+    taken = Taken(name_of=Names().name_of)
     for dst in (bytes((198, 18, 7, 7)), V4[1]):
         template = tcp.HeaderTemplate(addresses.TUN[0], 1, dst, 80)
         taken.capture.guest_sent((template.build(1, 2, tcp.SYN, 9, 0, 0),), 0.0)

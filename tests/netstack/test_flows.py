@@ -149,7 +149,7 @@ def test_without_a_worker_the_guest_tries_again():
 def test_a_mapped_address_is_opened_by_name_and_kept_while_the_flow_lives(family):
     net = Net("tor")
     names = net.stack.port53.names
-    mapped = names.map("example.onion", net.now)[family]
+    mapped = names.map("example.onion", 300, net.now)[family]
     assert addresses.is_mapped(mapped)
     socket, flow = parked(net, mapped)
     socket.syn()  # again, and it is held once
@@ -163,7 +163,7 @@ def test_a_mapped_address_is_opened_by_name_and_kept_while_the_flow_lives(family
 
 def test_a_name_is_what_the_worker_opens():
     net = Net("tor")
-    mapped = net.stack.port53.names.map("example.onion", net.now)[0]
+    mapped = net.stack.port53.names.map("example.onion", 300, net.now)[0]
     Socket(net, mapped, 443).syn()
     (opening,) = net.told()
     assert opening.fields[:2] == ["example.onion", 443]

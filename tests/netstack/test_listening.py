@@ -10,6 +10,7 @@ from guest import FAMILIES, SERVER_V4, Net, Socket, connected, parked
 from wire_frames import frame_v4
 
 from avne.ipc import messages
+from avne.netstack.dns.resolver import Config
 from avne.netstack.stack import Stack
 from avne.netstack.tcp import state
 from avne.netstack.wire import tcp, vnet
@@ -97,7 +98,7 @@ def test_the_first_number_depends_on_a_secret_of_the_stack():
 
     def first(seed: int, local: int) -> int:
         net = Net("tor")
-        net.stack = Stack(None, random.Random(seed).randbytes)
+        net.stack = Stack(Config(), random.Random(seed).randbytes)
         net.join(b"w0")
         socket, flow = parked(net, SERVER_V4, local=local)
         net.say(messages.OPENED, flow, 1000)
@@ -108,5 +109,5 @@ def test_the_first_number_depends_on_a_secret_of_the_stack():
     assert len(distances) == 8
     assert len({first(seed, 100) for seed in range(8)}) == 8
     asked: list[int] = []
-    Stack(None, lambda n: asked.append(n) or bytes(n))
+    Stack(Config(), lambda n: asked.append(n) or bytes(n))
     assert max(asked) >= 16  # bytes of it

@@ -9,6 +9,7 @@ from pathlib import Path
 import hatch_build
 
 ROUNDS = 1_000_000
+_OTHERS = ("identity.c", "init.c", "netlink.c", "network.c", "paths.c", "seal.c", "veth.c", "view.c")
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
 
@@ -17,7 +18,7 @@ def test_requests_to_attach(tmp_path):
         "attach.c": ["-Dstart_program=counted_start", "-Dkill=counted_kill"],
         "program.c": [],
         "helper.c": ["-Dmain=helper_main"],
-        **{name: [] for name in ("init.c", "network.c", "paths.c", "seal.c", "view.c")},
+        **{name: [] for name in _OTHERS},
     }
     assert {*sources} == {source.name for source in hatch_build.SOURCES}
     common = ["-std=gnu11", "-O1", "-g", "-I", str(hatch_build.PRIVILEGED), "-DAVNE_LAYOUT=1ULL", *SANITIZERS]

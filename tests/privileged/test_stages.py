@@ -44,18 +44,6 @@ def _failed(helper, mode, arrange):
 # ---- the machine ----------------------------------------------------------------------------
 
 
-def test_no_tun_node(helper, mode):
-    assert _failed(helper, mode, lambda _: os.unlink("/dev/net/tun")) == ["TUN_OPEN", errno.ENOENT]
-
-
-def test_a_tun_that_users_may_not_open_needs_setuid(helper):
-    def close(_):
-        os.chmod("/dev/net/tun", 0o600)
-
-    assert _failed(helper, ROOTLESS, close) == ["TUN_OPEN", errno.EACCES]
-    assert ["Started"] in _events(helper, SETUID, close)
-
-
 def test_a_node_that_is_no_tun(helper, mode):
     def replace(_):
         os.unlink("/dev/net/tun")

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from avne.limits import DNS_CACHE_BYTES, DNS_CACHE_ENTRIES
+from avne.netstack.dns.format import NXDOMAIN
+from avne.netstack.dns.message import Query
 from avne.netstack.dns.response import Response
 
 
@@ -20,17 +22,24 @@ class Cache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, key: bytes, response: Response, now: float) -> None:
-        """Keep `response` for its TTL; one without a TTL, or a very large one, is not kept."""
+    def put(self, query: Query, response: Response, now: float) -> None:
+        """Keep `response` for its TTL; one without a TTL, or a very large one, is not kept.
+
+        That a name does not exist is kept for every type of it (RFC 2308 §5).
+        """
         if response.ttl <= 0 or len(response.body) > DNS_CACHE_BYTES:
             return
+        key = query.name_key if response.rcode == NXDOMAIN else query.key
         self._entries[key] = (now, response)
         self._entries.move_to_end(key)
         if len(self._entries) > self._bound:
             self._entries.popitem(last=False)
 
-    def get(self, key: bytes, now: float) -> tuple[Response, int] | None:
+    def get(self, query: Query, now: float) -> tuple[Response, int] | None:
         """The answer and its age in whole seconds."""
+        return self._get(query.key, now) or self._get(query.name_key, now)
+
+    def _get(self, key: bytes, now: float) -> tuple[Response, int] | None:
         entry = self._entries.get(key)
         if entry is None:
             return None

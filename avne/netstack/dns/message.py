@@ -13,16 +13,18 @@ proxy request can carry it; a label may hold any octet (RFC 2181 §11), a dot in
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final, NamedTuple
 
-from dnslib import EDNS0, DNSError, DNSHeader, DNSQuestion, DNSRecord
-from dnslib.label import DNSBuffer, DNSLabel
+from dnslib import EDNS0, DNSError, DNSHeader, DNSQuestion
+from dnslib.label import DNSBuffer
 
 from avne.errors import Malformed
 from avne.limits import DNS_MAX_UDP
 from avne.netstack.dns import format as dns
-from avne.netstack.dns.response import Labels, Response
+from avne.netstack.dns.format import Labels
+from avne.netstack.dns.response import Response
 
 MIN_UDP: Final = 512  # RFC 1035 §2.3.4, RFC 6891 §6.2.5
 
@@ -51,14 +53,28 @@ class Query(NamedTuple):
     @property
     def host(self) -> str | None:
         """The name as a proxy request carries it, or None for one that it cannot."""
-        if self.labels and all(_LABEL.fullmatch(label) for label in self.labels):
-            return b".".join(self.labels).decode("ascii")
-        return None
+        return host_of(self.labels)
 
     @property
     def key(self) -> bytes:
         """Equal for questions that have the same answer."""
-        return self.question.lower() + bytes(((self.signed << 1) | self.unchecked,))
+        return dns.lower(self.question) + self._flags
+
+    @property
+    def name_key(self) -> bytes:
+        """Equal for questions about the same name: where there is none, there is none of any type."""
+        return self.question[:-4].lower() + self._flags
+
+    @property
+    def _flags(self) -> bytes:
+        return bytes(((self.signed << 1) | self.unchecked,))
+
+
+def host_of(labels: Labels) -> str | None:
+    """Lower-case labels as a proxy request carries them, or None for what it cannot."""
+    if labels and all(_LABEL.fullmatch(label) for label in labels):
+        return b".".join(labels).decode("ascii")
+    return None
 
 
 def parse(wire: bytes) -> Query:
@@ -153,14 +169,11 @@ def reply(query: Query, response: Response, age: int, udp: bool) -> bytes:
 
 def ask(query: Query) -> bytes:
     """The question for a resolver, with ID 0; it does not tell how the guest spelt the name."""
-    record = DNSRecord(
-        DNSHeader(id=0, bitmap=dns.RD | dns.AD | (query.unchecked and dns.CD)),
-        q=DNSQuestion(DNSLabel(query.labels), query.qtype, dns.IN),
-    )
-    record.add_ar(EDNS0(udp_len=DNS_MAX_UDP, flags="do" if query.signed else ""))
-    return bytes(record.pack())
+    header = dns.HEADER.pack(0, dns.RD | dns.AD | (query.unchecked and dns.CD), 1, 0, 0, 1)
+    return header + dns.lower(query.question) + _opt(0, query.signed)
 
 
+@functools.cache
 def _opt(extended_rcode: int, signed: bool) -> bytes:
     """Our OPT record in a reply (RFC 6891 §6.1.2)."""
     opt = EDNS0(udp_len=DNS_MAX_UDP, ext_rcode=extended_rcode, flags="do" if signed else "")

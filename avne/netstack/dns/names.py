@@ -5,9 +5,13 @@ Theory of operation
     A name has one index, and the index gives both of its addresses: 198.18.0.0/15 (RFC 2544's
     range, which is never routed) and fd61:766e:6500:1::/64 (RFC 4193).  New indices are taken
     until all are used; from then on a hand goes round and takes the next one that nobody can
-    know any more: no flow holds it, and its last answer was given long enough ago.  When a whole
+    know any more: no flow holds it, and its last answer has been over for long enough.  When a whole
     round finds none, the earliest moment at which one may come free is remembered, so that a
     guest that asks for names without end costs one round per index that comes free.
+
+    The indices are two shelves.  The second is only for names that have no other address (onion services,
+    and names at a proxy that resolves nothing): the rest cannot crowd them out, and is told its real
+    addresses when the first one is full.
 """
 
 from __future__ import annotations
@@ -15,97 +19,126 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
-from avne.limits import DNS_NAME_GRACE, DNS_NAMES
+from avne.limits import DNS_NAME_GRACE, DNS_NAMES, DNS_NAMES_ONLY
 from avne.netstack.addresses import is_mapped
 
 _V4: Final = int.from_bytes(bytes((198, 18, 0, 0)), "big")
 _V6: Final = int.from_bytes(bytes.fromhex("fd61766e650000010000000000000000"), "big")
-_FIRST: Final = 256  # index 0: the first addresses of a range have meanings to some programs
+_FIRST: Final = 256  # the first addresses of a range have meanings to some programs, as have the last
+_SPAN: Final = (1 << 17) - 2 * _FIRST
+_STRIDE: Final = 30_000  # between the first addresses of two netstacks that succeed each other
+
+
+class _Shelf:
+    """Indices from `first` on, `bound` of them."""
+
+    __slots__ = ("bound", "first", "hand", "names", "none_before", "until")
+
+    def __init__(self, first: int, bound: int) -> None:
+        self.first = first
+        self.bound = bound
+        self.names: list[str] = []
+        self.until = array("d")  # by place: when nobody knows it from an answer any more
+        self.hand = 0
+        self.none_before = 0.0  # no place comes free before
+
+    def free(self, holds: dict[int, int], now: float) -> int | None:
+        """The next place that may be used again."""
+        if now < self.none_before:
+            return None
+        earliest = float("inf")
+        for _ in range(self.bound):
+            place = self.hand
+            self.hand = (place + 1) % self.bound
+            if self.first + place not in holds:
+                if self.until[place] <= now:
+                    return place
+                earliest = min(earliest, self.until[place])
+        self.none_before = earliest
+        return None
 
 
 class Names:
-    """`ttl`: the longest TTL of an answer with a mapped address, in seconds."""
+    """Which name each address stands for, in both directions."""
 
-    def __init__(self, ttl: int, bound: int = DNS_NAMES) -> None:
-        self._keep = ttl + DNS_NAME_GRACE
-        self._bound = bound
+    def __init__(self, bound: int = DNS_NAMES, only: int = DNS_NAMES_ONLY) -> None:
+        self._shift = 0
+        self._shelves = _Shelf(0, bound), _Shelf(bound, only)
         self._index: dict[str, int] = {}
-        self._names: list[str] = []
-        self._until = array("d")  # by index: when nobody knows it from an answer any more
         self._holds: dict[int, int] = {}  # by index: how many flows use it
-        self._hand = 0
-        self._none_before = 0.0  # no index comes free before
+        self.turned_away = 0  # how often every address was in use
+
+    def begin_at(self, generation: int) -> None:
+        """A netstack that succeeds another one takes other addresses than it: a program may have kept those.
+
+        They come round again after all others.
+        """
+        self._shift = (generation - 1) * _STRIDE % _SPAN
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._index)
 
-    def map(self, name: str, now: float) -> tuple[bytes, bytes] | None:
-        """The IPv4 and IPv6 address of `name` (lower case), for an answer given now.
+    def map(self, name: str, ttl: int, now: float, only: bool = False) -> tuple[bytes, bytes] | None:
+        """The IPv4 and IPv6 address of `name` (lower case), for an answer given now that lives `ttl` seconds.
 
-        None when every address is in use.
+        `only`: it has no other address.  None when every address is in use.
         """
         index = self._index.get(name)
         if index is None:
-            index = self._take(name, now)
+            index = self._take(name, self._shelves[0], now)
+            if index is None and only:
+                index = self._take(name, self._shelves[1], now)
             if index is None:
+                self.turned_away += 1
                 return None
-        self._until[index] = now + self._keep
-        offset = _FIRST + index
+        shelf, place = self._place(index)
+        shelf.until[place] = max(shelf.until[place], now + ttl + DNS_NAME_GRACE)
+        offset = _FIRST + (index + self._shift) % _SPAN
         return (_V4 + offset).to_bytes(4, "big"), (_V6 + offset).to_bytes(16, "big")
 
     def name_of(self, address: bytes) -> str | None:
         """The name that an address of 4 or 16 bytes stands for."""
         if not is_mapped(address):
             return None
-        index = _index(address)
-        return self._names[index] if 0 <= index < len(self._names) else None
+        shelf, place = self._place(self._index_of(address))
+        return shelf.names[place] if 0 <= place < len(shelf.names) else None
 
     def hold(self, address: bytes) -> None:
         """A flow uses `address`, of the pools: if it has a name, it keeps it until `release`."""
-        index = _index(address)
+        index = self._index_of(address)
         self._holds[index] = self._holds.get(index, 0) + 1
 
     def release(self, address: bytes) -> None:
         """Takes one `hold` back."""
-        index = _index(address)
+        index = self._index_of(address)
         self._holds[index] -= 1
         if not self._holds[index]:
             del self._holds[index]
-            if 0 <= index < len(self._names):
-                self._none_before = min(self._none_before, self._until[index])
+            shelf, place = self._place(index)
+            if 0 <= place < len(shelf.names):
+                shelf.none_before = min(shelf.none_before, shelf.until[place])
 
-    def _take(self, name: str, now: float) -> int | None:
+    def _index_of(self, address: bytes) -> int:
+        base = _V4 if len(address) == 4 else _V6
+        return (int.from_bytes(address, "big") - base - _FIRST - self._shift) % _SPAN
+
+    def _place(self, index: int) -> tuple[_Shelf, int]:
+        shelf = self._shelves[index >= self._shelves[1].first]
+        return shelf, index - shelf.first
+
+    def _take(self, name: str, shelf: _Shelf, now: float) -> int | None:
         """An index for a new name."""
-        index: int | None
-        if len(self._names) < self._bound:
-            index = len(self._names)
-            self._names.append(name)
-            self._until.append(0.0)
+        place: int | None
+        if len(shelf.names) < shelf.bound:
+            place = len(shelf.names)
+            shelf.names.append(name)
+            shelf.until.append(0.0)
         else:
-            index = self._free(now)
-            if index is None:
+            place = shelf.free(self._holds, now)
+            if place is None:
                 return None
-            del self._index[self._names[index]]
-            self._names[index] = name
-        self._index[name] = index
-        return index
-
-    def _free(self, now: float) -> int | None:
-        """The next index that may be used again."""
-        if now < self._none_before:
-            return None
-        earliest = float("inf")
-        for _ in range(self._bound):
-            index = self._hand
-            self._hand = (index + 1) % self._bound
-            if index not in self._holds:
-                if self._until[index] <= now:
-                    return index
-                earliest = min(earliest, self._until[index])
-        self._none_before = earliest
-        return None
-
-
-def _index(address: bytes) -> int:
-    base = _V4 if len(address) == 4 else _V6
-    return int.from_bytes(address, "big") - base - _FIRST
+            del self._index[shelf.names[place]]
+            shelf.names[place] = name
+            shelf.until[place] = 0.0
+        self._index[name] = shelf.first + place
+        return shelf.first + place

@@ -3,25 +3,11 @@
 
 Theory of operation
     A question is answered at once when it can be: names of special use, onion names, what the
-    cache knows.  Any other gets a plan, the ways to its answer in order of preference, and the
-    next way is tried when one fails:
+    cache knows.  Any other gets a plan, the ways to its answer in order of preference (plan.py), and the
+    next way is tried when one fails.  When every way has failed the answer is SERVFAIL; without a
+    configured resolver, NOTIMP to what only it could answer.
 
-    ========================  =====================  =========================================
-    question                  upstream is Tor        any other upstream
-    ========================  =====================  =========================================
-    A                         RESOLVE, ASK           ASK, MAP
-    AAAA                      ASK, RESOLVE           ASK, MAP
-    PTR of an address         RESOLVE, ASK           ASK
-    any other                 ASK                    ASK
-    ========================  =====================  =========================================
-
-    RESOLVE is Tor's own: quick, of one address (an IPv4 one where there are both), and it does
-    not tell why it failed.  ASK is DNS over TCP to the configured resolver, through the upstream;
-    it tells NXDOMAIN, NODATA and SERVFAIL apart, and is first for a client that wants signatures
-    (DO).  MAP answers with an address that stands for the name, so that the connection is opened
-    by name; it follows ASK, so that a name that does not exist is NXDOMAIN all the same.  When
-    every way has failed the answer is SERVFAIL; without a configured resolver, NOTIMP to what
-    only it could answer.
+    What was found passes untouched, or with mapped addresses instead of real ones (mapping.py).
 
     Equal questions share one plan however many clients ask.  A client that repeats a query (same
     ID) while it is under way gets one answer.
@@ -38,12 +24,13 @@ from avne.ipc.messages import Capability, Code, ResolveKind
 from avne.limits import DNS_MAX_PENDING, DNS_MAX_WAITING
 from avne.netstack.addresses import is_mapped
 from avne.netstack.dns import format as dns
-from avne.netstack.dns import message, response, special
+from avne.netstack.dns import mapping, message, plan, response, special
 from avne.netstack.dns.cache import Cache
 from avne.netstack.dns.commands import Answer, CloseStream, Command, Log, OpenStream, Resolve, SendStream
 from avne.netstack.dns.message import Query
 from avne.netstack.dns.names import Names
 from avne.netstack.dns.pipeline import PAUSE, Pipeline
+from avne.netstack.dns.plan import ASK, MAP, RESOLVE
 from avne.netstack.dns.response import Response
 
 __all__ = [
@@ -53,19 +40,15 @@ __all__ = [
 RESOLVE_TIMEOUT: Final = 15.0  # Tor may have to build a circuit first
 RESOLVE_TTL: Final = 60  # where RESOLVE tells none
 
-# The ways to an answer.
-RESOLVE: Final = 1
-ASK: Final = 2
-MAP: Final = 3
-
 _SERVFAIL: Final = Response(dns.SERVFAIL)
 
 
 class Config(NamedTuple):
-    """`resolver`: host and port of a DNS server; `mapped_ttl`: the longest TTL, in seconds, of an
-    answer with a mapped address."""
+    """`resolver`: host and port of a DNS server; `mode`: one of `plan.MODES`; `mapped_ttl`: the TTL, in
+    seconds, of a mapped address where there is no real one to go by."""
 
     resolver: tuple[str, int] | None = None
+    mode: str = plan.TRUTHFUL
     mapped_ttl: int = 300
 
 
@@ -93,7 +76,8 @@ class Resolver:
     def __init__(self, config: Config, token: Callable[[int], bytes]) -> None:
         self.commands: deque[Command] = deque()
         self.counters: Counter[str] = Counter()
-        self.names = Names(config.mapped_ttl)
+        self.names = Names()
+        self._mode = config.mode
         self._mapped_ttl = config.mapped_ttl
         self._cache = Cache()
         self._capabilities: Capability | None = None
@@ -217,9 +201,9 @@ class Resolver:
         if special.is_onion(query.labels):
             # A subdomain may hold any octet, also one that no proxy request can carry.
             if self._capabilities & Capability.RESOLVE and query.host is not None:
-                return self._map(query, self._mapped_ttl, now), 0
+                return self._map(query, self._mapped_ttl, now) or _SERVFAIL, 0
             return Response(dns.NXDOMAIN), 0  # RFC 7686 §2: not for anybody but Tor
-        cached = self._cache.get(query.key, now)
+        cached = self._cache.get(query, now)
         if cached is not None:
             self._count("dns-cached")
         return cached
@@ -232,36 +216,36 @@ class Resolver:
         return None if name is None else response.pointer(query.labels, dns.PTR, name, special.TTL)
 
     def _plan(self, query: Query) -> list[int]:
-        """The ways to the answer, best first; see above."""
-        tor = bool(self._capabilities and self._capabilities & Capability.RESOLVE)
-        if query.qtype == dns.PTR and special.reversed_address(query.labels) is not None:
-            plan = [RESOLVE, ASK] if tor else [ASK]
-        elif query.host is None or query.qtype not in (dns.A, dns.AAAA):
-            plan = [ASK]
-        elif tor:
-            plan = [RESOLVE, ASK] if query.qtype == dns.A else [ASK, RESOLVE]
-        else:
-            plan = [ASK, MAP]
-        if query.signed and plan == [RESOLVE, ASK]:
-            plan.reverse()
-        return plan if self._pipeline is not None else [way for way in plan if way != ASK]
+        """The ways to the answer, best first."""
+        can_resolve = bool(self._capabilities and self._capabilities & Capability.RESOLVE)
+        ways = plan.ways(self._mode, query, can_resolve)
+        return ways if self._pipeline is not None else [way for way in ways if way != ASK]
 
     def _advance(self, question: _Question, now: float) -> None:
         """Try the next way that is open."""
         query, pipeline = question.query, self._pipeline
         while question.plan:
+            known = self._cache.get(
+                query, now
+            )  # another type's question has shown that there is no such name
+            if known is not None:
+                self._finish(question, known[0], now, known[1])
+                return
             way = question.plan.pop(0)
             if way == RESOLVE:
                 self._resolve(question, now)
                 return
             if way == MAP:
                 # Where only the resolver's absence kept us from the truth, not for long.
-                ttl = self._mapped_ttl if pipeline is None else min(self._mapped_ttl, int(PAUSE))
-                self._finish(question, self._map(query, ttl, now), now)
-                return
-            if pipeline is not None and pipeline.usable(now):
+                absent = pipeline is not None and not question.plan
+                ttl = min(self._mapped_ttl, int(PAUSE)) if absent else self._mapped_ttl
+                mapped = self._map(query, ttl, now, only=not question.plan)
+                if mapped is not None:
+                    self._finish(question, mapped, now)
+                    return
+            elif pipeline is not None and pipeline.usable(now):
                 self._count("dns-ask")
-                pipeline.ask(message.ask(query), query.question.lower(), query.key, now)
+                pipeline.ask(message.ask(query), dns.lower(query.question), query.key, now)
                 return
         self._finish(question, _SERVFAIL, now)
 
@@ -291,31 +275,43 @@ class Resolver:
                 self._settle(question, found, now)
 
     def _settle(self, question: _Question, found: Response, now: float) -> None:
-        """There is an answer: see whether the guest may have it as it is."""
-        if found.found and MAP in question.plan:
-            found = self._map(question.query, min(found.ttl, self._mapped_ttl), now)
-        elif any(is_mapped(address) for address in found.addresses):
+        """There is an answer: make it what the guest may have."""
+        if any(map(is_mapped, found.addresses)):
             # A foreign name must not lead to what one of our addresses stands for (rebinding).
             self._count("dns-rebinding")
             found = _SERVFAIL
+        elif plan.maps(self._mode, question.query):
+            try:
+                found = self._rewritten(question.query, found, now)
+            except Malformed as error:
+                self._count(f"malformed-{error.reason}")
+                found = _SERVFAIL
         self._finish(question, found, now)
 
-    def _map(self, query: Query, ttl: int, now: float) -> Response:
-        assert query.host is not None
-        pair = self.names.map(query.host, now)
-        if pair is None:
+    def _rewritten(self, query: Query, found: Response, now: float) -> Response:
+        """With mapped addresses, as many as are left."""
+        turned_away = self.names.turned_away
+        mapped = mapping.rewrite(self.names, query, found, now)
+        if self.names.turned_away != turned_away:
             self._count("dns-names-full")
-            return _SERVFAIL
-        self._count("dns-mapped")
-        return response.mapped(query.labels, query.qtype, pair[query.qtype == dns.AAAA], ttl)
+        if mapped is not found:
+            self._count("dns-mapped")
+        return mapped
 
-    def _finish(self, question: _Question, found: Response, now: float) -> None:
-        """Answer everybody who waits."""
+    def _map(self, query: Query, ttl: int, now: float, only: bool = True) -> Response | None:
+        """The mapped address, unasked; `only`: there is no other way to one."""
+        mapped = mapping.alone(self.names, query, ttl, now, only)
+        self._count("dns-names-full" if mapped is None else "dns-mapped")
+        return mapped
+
+    def _finish(self, question: _Question, found: Response, now: float, age: int = 0) -> None:
+        """Answer everybody who waits; `age`: how long we have known it, in seconds."""
         del self._questions[question.query.key]
         self._waiting -= len(question.clients)
-        self._cache.put(question.query.key, found, now)
+        if not age:
+            self._cache.put(question.query, found, now)
         for client in question.clients.values():
-            self._answer(client, found)
+            self._answer(client, found, age)
 
     def _answer(self, client: _Client, found: Response, age: int = 0) -> None:
         self._count(f"dns-rcode-{found.rcode}")

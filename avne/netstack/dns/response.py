@@ -12,7 +12,7 @@ Theory of operation
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import dnslib
@@ -20,11 +20,10 @@ from dnslib.label import DNSLabel
 
 from avne.errors import Malformed
 from avne.netstack.dns import format as dns
+from avne.netstack.dns.format import Labels, Place
 
 MAX_TTL: Final = 86400
 MAX_NEGATIVE_TTL: Final = 3 * 3600  # RFC 2308 §5
-
-Labels = tuple[bytes, ...]
 
 
 class Response(NamedTuple):
@@ -37,14 +36,21 @@ class Response(NamedTuple):
     counts: tuple[int, int, int] = (0, 0, 0)  # answer, authority, additional
     body: bytes = b""  # the records
     ttls: tuple[int, ...] = ()  # offsets in `body` of their TTL fields
-    addresses: tuple[bytes, ...] = ()  # of its A and AAAA records: 4 or 16 bytes
+    places: tuple[Place, ...] = ()  # offsets in `body` of its addresses
+
+    @property
+    def addresses(self) -> Iterator[bytes]:
+        """Those of its records: 4 or 16 bytes."""
+        for place in self.places:
+            for at in range(place.start, place.end, place.size):
+                yield self.body[at : at + place.size]
 
     def aged(self, seconds: int) -> bytes:
         """`body` with its TTLs counted down."""
         body = bytearray(self.body)
         for at in self.ttls:
             (ttl,) = struct.unpack_from("!I", body, at)
-            struct.pack_into("!I", body, at, max(_ttl(ttl) - seconds, 0))
+            struct.pack_into("!I", body, at, max(ttl_of(ttl) - seconds, 0))
         return bytes(body)
 
 
@@ -57,7 +63,7 @@ def parse(wire: bytes, question: bytes) -> Response:
     if len(wire) < start:
         raise Malformed("dns-answer-size")
     _, flags, questions, answers, authorities, additionals = dns.HEADER.unpack_from(wire)
-    if not flags & dns.QR or questions != 1 or wire[dns.HEADER.size : start].lower() != question:
+    if not flags & dns.QR or questions != 1 or dns.lower(wire[dns.HEADER.size : start]) != question:
         raise Malformed("dns-answer-question")
     if flags & dns.TC:  # over TCP there is no reason to
         raise Malformed("dns-answer-truncated")
@@ -84,18 +90,15 @@ def parse(wire: bytes, question: bytes) -> Response:
         (answers, authorities, kept - answers - authorities),
         wire[start:end],
         tuple(record.ttl_at - start for record in rest),
-        tuple(wire[record.data_at : record.end] for record in rest if _is_address(record)),
+        tuple(
+            Place(place.owner - start, place.start - start, place.end - start, place.size)
+            for record in rest
+            for place in dns.address_places(wire, record)
+        ),
     )
 
 
-def _is_address(record: dns.Record) -> bool:
-    return record.rclass == dns.IN and (record.rtype, record.end - record.data_at) in (
-        (dns.A, 4),
-        (dns.AAAA, 16),
-    )
-
-
-def _ttl(value: int) -> int:
+def ttl_of(value: int) -> int:
     """RFC 2181 §8: with the top bit set it counts as zero."""
     return value if value < 1 << 31 else 0
 
@@ -106,23 +109,39 @@ def _lifetime(
     """How long the answer may be kept: the shortest TTL, or what its SOA allows (RFC 2308 §5)."""
     if rcode not in (dns.NOERROR, dns.NXDOMAIN):
         return 0
-    ttls = [_ttl(record.ttl) for record in rest[:answers]]
+    ttls = [ttl_of(record.ttl) for record in rest[:answers]]
     if found:
         return min(*ttls, MAX_TTL)
     for record in rest[answers : answers + authorities]:
         if record.rtype == dns.SOA and record.end - record.data_at >= 22:  # two names, five numbers
             minimum = int.from_bytes(wire[record.end - 4 : record.end], "big")
-            return min(*ttls, _ttl(record.ttl), minimum, MAX_NEGATIVE_TTL)
+            return min(*ttls, ttl_of(record.ttl), minimum, MAX_NEGATIVE_TTL)
     return 0
 
 
-def local(labels: Labels, qtype: int, data: Sequence[Any], ttl: int) -> Response:
-    """NOERROR with one record for each of dnslib's `data`; none: the name has no such type."""
-    name = DNSLabel(labels)
+class Alias(NamedTuple):
+    """A CNAME record (RFC 1034 §3.6.2)."""
+
+    owner: Labels
+    ttl: int
+    target: Labels
+
+
+def local(
+    labels: Labels, qtype: int, data: Sequence[Any], ttl: int, aliases: Sequence[Alias] = ()
+) -> Response:
+    """NOERROR with one record for each of dnslib's `data`; none: the name has no such type.
+
+    `aliases` lead from `labels` to the name whose they are.
+    """
     message = dnslib.DNSRecord(
-        dnslib.DNSHeader(id=0, bitmap=dns.QR), q=dnslib.DNSQuestion(name, qtype, dns.IN)
+        dnslib.DNSHeader(id=0, bitmap=dns.QR), q=dnslib.DNSQuestion(DNSLabel(labels), qtype, dns.IN)
     )
     bare = bytes(message.pack())
+    for alias in aliases:
+        target = dnslib.CNAME(DNSLabel(alias.target))
+        message.add_answer(dnslib.RR(DNSLabel(alias.owner), dns.CNAME, dns.IN, alias.ttl, target))
+    name = DNSLabel(aliases[-1].target if aliases else labels)
     message.add_answer(*(dnslib.RR(name, qtype, dns.IN, ttl, datum) for datum in data))
     response = parse(bytes(message.pack()), bare[dns.HEADER.size :])
     return response if data else response._replace(ttl=ttl)
@@ -142,10 +161,10 @@ def addresses(labels: Labels, qtype: int, texts: Sequence[str], ttl: int) -> Res
     )
 
 
-def mapped(labels: Labels, qtype: int, address: bytes, ttl: int) -> Response:
+def mapped(labels: Labels, qtype: int, address: bytes, ttl: int, aliases: Sequence[Alias] = ()) -> Response:
     """The A or AAAA record of one address in bytes."""
     record = dnslib.A if qtype == dns.A else dnslib.AAAA
-    return local(labels, qtype, [record(tuple(address))], ttl)
+    return local(labels, qtype, [record(tuple(address))], ttl, aliases)
 
 
 def pointer(labels: Labels, qtype: int, host: str, ttl: int) -> Response:

@@ -12,17 +12,27 @@ import re
 from typing import Final
 
 import dnslib
+from dnslib.label import DNSLabel
 
+from avne.netstack.addresses import GATEWAY, GATEWAY_V4, GATEWAY_V6
 from avne.netstack.dns import format as dns
-from avne.netstack.dns.response import Labels, Response, local
+from avne.netstack.dns.format import Labels
+from avne.netstack.dns.response import Response, local
 
 TTL: Final = 60
 
 _NO_SUCH: Final = {
     b"invalid",  # RFC 6761 §6.4
     b"local",  # RFC 6762 §3: multicast DNS, which has nobody to ask here
+    b"alt",  # RFC 9476: names of other systems
     b"exit",  # Tor's own notation, which names relays
+    b"i2p",  # I2P, which is not here: as RFC 7686 §2 has it for onion names
 }
+_NO_SUCH_BELOW: Final = {
+    (b"home", b"arpa"),  # RFC 8375: a home's own names
+    (b"resolver", b"arpa"),  # RFC 9462 §6.4: another resolver than this one is nothing to offer
+}
+_OURS: Final[Labels] = (b"avne", b"internal")  # the gateway: where avne itself listens
 _ONION: Final = re.compile(rb"[a-z2-7]{55}d")  # version 3, which ends in d (rend-spec-v3 §6)
 
 _V4: Final[Labels] = (b"in-addr", b"arpa")
@@ -48,7 +58,11 @@ def answer(labels: Labels, qtype: int) -> Response | None:
         if not is_onion(labels):
             return Response(dns.NXDOMAIN)
         return None if qtype in (dns.A, dns.AAAA) else local(labels, qtype, [], 0)
-    if top in _NO_SUCH or _is_private(labels):
+    if labels[-2:] == _OURS:
+        return _gateway(labels, qtype) if labels == _OURS else Response(dns.NXDOMAIN)
+    if qtype == dns.PTR and reversed_address(labels) in GATEWAY:
+        return local(labels, qtype, [dnslib.PTR(DNSLabel(_OURS))], TTL)
+    if top in _NO_SUCH or labels[-2:] in _NO_SUCH_BELOW or _is_private(labels):
         return Response(dns.NXDOMAIN)
     return None
 
@@ -61,6 +75,11 @@ def is_onion(labels: Labels) -> bool:
 def _localhost(labels: Labels, qtype: int) -> Response:
     """RFC 6761 §6.3: the loopback addresses, for names below it as well."""
     data = {dns.A: [dnslib.A("127.0.0.1")], dns.AAAA: [dnslib.AAAA("::1")]}
+    return local(labels, qtype, data.get(qtype, []), TTL)
+
+
+def _gateway(labels: Labels, qtype: int) -> Response:
+    data = {dns.A: [dnslib.A(GATEWAY_V4)], dns.AAAA: [dnslib.AAAA(GATEWAY_V6)]}
     return local(labels, qtype, data.get(qtype, []), TTL)
 
 

@@ -280,6 +280,11 @@ class Connection:
         self.app.established(now)
 
     @property
+    def rcv_room(self) -> int:
+        """What the app has granted, and the guest has not sent yet."""
+        return (self.rcv_edge - self.rcv_nxt) & seq.MASK
+
+    @property
     def rcv_wnd(self) -> int:
         """The window as the guest knows it (RFC 9293 §3.3.1).
 
@@ -292,7 +297,7 @@ class Connection:
 
         It may stay closed for as long as the app takes nothing (MAY-8).
         """
-        room = (self.rcv_edge - self.rcv_nxt) & seq.MASK
+        room = self.rcv_room
         shift = self.rcv_wscale if scaled else 0
         field = min(room >> shift, 0xFFFF)
         edge = (self.rcv_nxt + (field << shift)) & seq.MASK

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.bed.tornet.zone import NOTIMP, QTYPE, Record, Zone, wire_name
+from tests.bed.tornet.zone import NOERROR, NOTIMP, NXDOMAIN, QTYPE, Record, Zone, wire_name
 
 TTL = 60
 
@@ -50,14 +50,17 @@ def respond(zone: Zone, query: bytes, limit: int) -> bytes | None:
     rcode, records = NOTIMP, list[Record]()
     if not flags & 0x7800:
         rcode, records = zone.answer(name, qtype)
+    authority = list[Record]()
+    if rcode in (NOERROR, NXDOMAIN) and not any(qtype in (rtype, QTYPE["ANY"]) for _, rtype, _ in records):
+        authority = zone.authority(name)
     body = b""
-    for owner, rtype, rdata in records:
+    for owner, rtype, rdata in records + authority:
         owner_wire = b"\xc0\x0c" if owner == name.lower() else wire_name(owner)
         body += owner_wire + struct.pack("!HHIH", rtype, 1, TTL, len(rdata)) + rdata
     out_flags = 0x8480 | (flags & 0x0100) | rcode
     if 12 + len(question) + len(body) > limit:
-        out_flags, records, body = out_flags | 0x0200, [], b""
-    header = struct.pack("!HHHHHH", ident, out_flags, 1, len(records), 0, 0)
+        out_flags, records, authority, body = out_flags | 0x0200, [], [], b""
+    header = struct.pack("!HHHHHH", ident, out_flags, 1, len(records), len(authority), 0)
     return header + question + body
 
 

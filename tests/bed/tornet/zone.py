@@ -9,7 +9,10 @@ The zone is test.example unless told otherwise; W = 127.0.0.1 and ::1, or the wo
     servfail.ZONE    SERVFAIL        drop.ZONE        never answered
     slow.ZONE        after 0.6 s     ip-10-1-2-3.ZONE A 10.1.2.3
     ip6-2001-db8--1.ZONE AAAA 2001:db8::1
-    anything-else.ZONE   A and AAAA W; also TXT, MX and SRV
+    big.ZONE         A W; a TXT record of 3,000 bytes
+    signed.ZONE      A W, with an RRSIG that nobody has made
+    anything-else.ZONE   A and AAAA W; also TXT, MX, SRV, CAA and HTTPS
+    the apex         NS and SOA as well
     PTR of a loopback, private or world address -> ip-....ZONE; but Tor exits refuse, unasked, to
     look up loopback and private addresses.
 
@@ -25,9 +28,11 @@ import struct
 from tests.bed.tornet.processes import LOOPBACK
 
 QTYPE = {
-    "A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33, "ANY": 255,
+    "A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33,
+    "RRSIG": 46, "HTTPS": 65, "ANY": 255, "CAA": 257,
 }  # fmt: skip
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP = 0, 1, 2, 3, 4
+NEGATIVE = 30  # seconds
 SLOW_SECONDS = 0.6  # Tor exits give up on a query after two tries of 1 s
 
 Record = tuple[str, int, bytes]  # owner, type, rdata
@@ -134,7 +139,26 @@ class Zone:
         addresses = self.addresses(name)
         if addresses is None:
             return NXDOMAIN, []
-        return NOERROR, self._address_records(name, qtype, addresses) + self._other_records(name, qtype)
+        found = self._address_records(name, qtype, addresses)
+        if found and label == "signed":
+            found.append((name, QTYPE["RRSIG"], self._signature(qtype)))
+        return NOERROR, found + self._other_records(name, qtype)
+
+    def authority(self, name: str) -> list[Record]:
+        """What comes with a negative answer (RFC 2308 §2): it may be kept for `NEGATIVE` seconds."""
+        return [(self.apex, QTYPE["SOA"], self._soa())] if self.owns(name) else []
+
+    def owns(self, name: str) -> bool:
+        return f".{name.lower().rstrip('.')}".endswith(f".{self.apex}")
+
+    def _soa(self) -> bytes:
+        names = wire_name("ns." + self.apex) + wire_name("root." + self.apex)
+        return names + struct.pack("!5I", 1, 3600, 600, 86400, NEGATIVE)
+
+    def _signature(self, qtype: int) -> bytes:
+        """RFC 4034 §3.1, of the right form only."""
+        head = struct.pack("!HBBIIIH", qtype, 13, 3, 60, 2**31 - 1, 0, 4711)
+        return head + wire_name(self.apex) + bytes(64)
 
     def _address_records(self, name: str, qtype: int, addresses: list[str]) -> list[Record]:
         records: list[Record] = []
@@ -146,13 +170,22 @@ class Zone:
         return records
 
     def _other_records(self, name: str, qtype: int) -> list[Record]:
+        if name == self.apex:
+            apex = {QTYPE["NS"]: wire_name("ns." + self.apex), QTYPE["SOA"]: self._soa()}
+            return [(name, qtype, apex[qtype])] if qtype in apex else []
         if self.label(name) in ("", "nodata"):
             return []
+        if self.label(name) == "big" and qtype == QTYPE["TXT"]:
+            return [(name, qtype, (b"\xff" + b"x" * 255) * 12)]
         mail = wire_name("mail." + self.apex)
+        hints = b"\0\1\0\3\2h2" + b"\0\4\0\4" + ipaddress.ip_address(self.v4[0]).packed
+        hints += b"\0\6\0\x10" + ipaddress.ip_address(self.v6[0]).packed
         extra = {
             QTYPE["TXT"]: b"\x10tornet test zone",
             QTYPE["MX"]: struct.pack("!H", 10) + mail,
             QTYPE["SRV"]: struct.pack("!HHH", 1, 1, 5060) + mail,
+            QTYPE["CAA"]: b"\0\5issueca.example",
+            QTYPE["HTTPS"]: b"\0\1\0" + hints,
         }
         return [(name, qtype, extra[qtype])] if qtype in extra else []
 

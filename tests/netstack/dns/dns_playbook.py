@@ -18,6 +18,7 @@ from dnslib import (
     PTR,
     QTYPE,
     RCODE,
+    RD,
     RR,
     SOA,
     TXT,
@@ -42,9 +43,13 @@ class Playbook:
     """A resolver, the time, and what it has asked its server."""
 
     def __init__(
-        self, capabilities: Capability | None, server: tuple[str, int] | None = SERVER, mapped_ttl: int = 300
+        self,
+        capabilities: Capability | None,
+        server: tuple[str, int] | None = SERVER,
+        mode: str | None = None,
     ) -> None:
-        self.resolver = Resolver(Config(server, mapped_ttl), random.Random(1).randbytes)
+        mode = mode or ("truthful" if capabilities == SOCKS else "resolve")
+        self.resolver = Resolver(Config(server, mode), random.Random(1).randbytes)
         self.resolver.upstream_changed(capabilities)
         self.now = 1000.0
         self.numbers: dict[tuple[str, str], bytes] = {}  # IDs on the stream, by name and type
@@ -128,6 +133,7 @@ def record(text: str) -> RR:
     name, ttl, kind, value = text.split(" ", 3)
     data = {
         "A": A, "AAAA": AAAA, "PTR": PTR, "CNAME": PTR, "NS": NS, "TXT": TXT,
+        "HTTPS": lambda rdata: RD(bytes.fromhex(rdata)),
         "SOA": lambda minimum: SOA("ns.", "root.", (1, 2, 3, 4, int(minimum))),
     }[kind](value)  # fmt: skip
     return RR(name, getattr(QTYPE, kind), CLASS.IN, int(ttl), data)

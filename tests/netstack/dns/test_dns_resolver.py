@@ -202,10 +202,11 @@ def test_name_that_exists_is_mapped(socks):
     socks << reply("NOERROR", "0.1.18.198.in-addr.arpa 60 PTR www.example")
 
 
-def test_ttl_of_mapped_answers_is_bounded(socks):
+def test_ttl_of_mapped_answers_is_real(socks):
+    """Within what caches may keep (RFC 8767 §4)."""
     socks >> query("www.example", "AAAA") << opens(1) >> opened(1) << sent(1, "www.example AAAA")
     socks >> server_says(1, "www.example", "AAAA", "NOERROR", "www.example 90000 AAAA 2001:db8::1")
-    socks << reply("NOERROR", "www.example 300 AAAA fd61:766e:6500:1::100")
+    socks << reply("NOERROR", "www.example 86400 AAAA fd61:766e:6500:1::100")
 
 
 @pytest.mark.parametrize("rcode", ["NXDOMAIN", "NOERROR", "SERVFAIL"])
@@ -237,7 +238,7 @@ def test_mapped_at_once_where_there_is_no_server():
 
 
 def test_all_addresses_in_use(monkeypatch):
-    monkeypatch.setattr(machine, "Names", lambda ttl: Names(ttl, 1))
+    monkeypatch.setattr(machine, "Names", lambda: Names(1, 0))
     book = Playbook(SOCKS, server=None)
     book >> query("a.example") << reply("NOERROR", "a.example 300 A 198.18.1.0")
     book >> query("b.example") << reply("SERVFAIL")

@@ -101,7 +101,22 @@ def test_localhost(tor, name):
     tor >> query(name, "MX") << reply("NOERROR")
 
 
-@pytest.mark.parametrize("name", ["invalid", "a.invalid", "host.local", "a b.local", "relay.exit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "invalid",
+        "a.invalid",
+        "host.local",
+        "a b.local",
+        "relay.exit",
+        "i2p",
+        "x.i2p",
+        "a.alt",
+        "home.arpa",
+        "router.home.arpa",
+        "_dns.resolver.arpa",
+    ],
+)
 @pytest.mark.parametrize("qtype", ["A", "AAAA", "PTR", "TXT"])
 def test_names_that_do_not_exist_anywhere(tor, name, qtype):
     tor >> query(name, qtype) << reply("NXDOMAIN")
@@ -111,3 +126,13 @@ def test_names_that_do_not_exist_anywhere(tor, name, qtype):
 def test_names_for_testing_are_names(tor):
     """`.test` may be a private zone of the server's."""
     tor >> query("www.test") << asks_tor(1, "www.test")
+
+
+def test_avne_itself(tor):
+    tor >> query("Avne.internal") << reply("NOERROR", "Avne.internal 60 A 10.213.0.1")
+    tor >> query("avne.internal", "AAAA") << reply("NOERROR", "avne.internal 60 AAAA fd61:766e:6500::1")
+    tor >> query("avne.internal", "MX") << reply("NOERROR")
+    tor >> query("1.0.213.10.in-addr.arpa", "PTR")
+    tor << reply("NOERROR", "1.0.213.10.in-addr.arpa 60 PTR avne.internal")
+    tor >> query("2.0.213.10.in-addr.arpa", "PTR") << reply("NXDOMAIN")
+    tor >> query("x.avne.internal") << reply("NXDOMAIN")

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The network of a run: the netstack, the workers, and a successor for each that dies.
+
+The tun is kept here for as long as the run lasts, so that a netstack's end is not the device's: what the
+program sends meanwhile waits in the device, or is lost there, and nothing else reads it.  A new
+netstack gets new workers with it: the lanes of the old ones ended where it did.  It finds the program's
+connections by itself, and resets those that it does not know.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Protocol
+
+from avne.cli.children import Part, Parts, died_early
+from avne.cli.job import Job
+from avne.cli.loop import Loop
+from avne.cli.workers import MAX_CRASHES, Restarts, Worker, hopeless
+from avne.errors import AvneError
+from avne.log import Log
+from avne.privileged import launch
+
+NETSTACK = "avne.netstack.process"
+STARTING, LASTING, ENDING = range(3)
+
+
+class Owner(Protocol):
+    """What the supervisor hears."""
+
+    def on_ready(self, who: str) -> None: ...
+    def on_lost(self, error: AvneError) -> None: ...
+    def on_replaced(self) -> None: ...
+    def on_message(self, message: list[Any]) -> None: ...
+    def on_workers_gone(self) -> None: ...
+
+
+class Network:
+    """`begin` starts it, and `owner` hears of it.
+
+    While it is STARTING a part that dies is an error, while it is LASTING it gets a successor, while it is
+    ENDING neither.
+    """
+
+    def __init__(self, job: Job, loop: Loop, parts: Parts, log: Log, owner: Owner) -> None:
+        self._job = job
+        self._loop = loop
+        self._parts = parts
+        self._log = log
+        self._owner = owner
+        self._tun: launch.Tun | None = None
+        self._netstack: Part | None = None
+        self._generation = 0
+        self._crashes = Restarts()  # of the netstack
+        self._reloads = False  # its end was asked for
+        self._workers: dict[int, Worker] = {}
+        self._generations = dict.fromkeys(range(1, job.workers + 1), 0)
+        self._restarts = {slot: Restarts() for slot in self._generations}
+        self.phase = STARTING
+
+    def begin(self) -> None:
+        """Start the netstack and the workers.  Raises `AvneError`."""
+        self._generation += 1
+        self._netstack = self._hire() if self._job.hire else Part("the network process", "net", NETSTACK)
+        config = {**self._job.netstack, "generation": self._generation}
+        capture = self._job.capture
+        self._netstack.control.send("config", config, fds=(capture,) if capture >= 0 else ())
+        self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
+        for slot in self._generations:
+            self._start_worker(slot)
+        if self._tun:
+            self.give_tun(self._tun)
+
+    def _hire(self) -> Part:
+        from avne.cli.netstack import Hired
+
+        return Hired(self._job.hire)
+
+    def give_tun(self, tun: launch.Tun) -> None:
+        """The environment's tun, ours to close from here on."""
+        self._tun = tun
+        assert self._netstack
+        self._netstack.control.send("tun", tun.missing, fds=(tun.fd,))
+
+    @property
+    def lives(self) -> bool:
+        """Whether there is a netstack now."""
+        return self._netstack is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the netstack has the tun, and everybody has said that it is ready."""
+        if not self._tun or self._netstack is None or not self._netstack.ready:
+            return False
+        return all(worker.ready for worker in self._workers.values())
+
+    @property
+    def has_workers(self) -> bool:
+        return bool(self._workers)
+
+    def drain(self) -> None:
+        """The program has ended: hand on what it sent, and replace nobody."""
+        self.phase = ENDING
+        self._loop.cancel("netstack")
+        if self._netstack:
+            self._netstack.control.send("drain")
+
+    def reload(self) -> None:
+        """Replace the netstack and the workers, by code that may be newer than ours."""
+        if self.phase == LASTING and self._netstack:
+            self._reloads = True
+            self._netstack.kill()
+
+    def close(self) -> None:
+        """Give the tun back: where nobody else has it the device is gone.  The parts end with `Parts.end`."""
+        self.phase = ENDING
+        if self._tun:
+            os.close(self._tun.fd)
+            self._tun = None
+
+    # The netstack
+
+    def _on_netstack(self, part: Part, message: list[Any]) -> None:
+        if message == ["ready"]:
+            part.ready = True
+            self._owner.on_ready("netstack")
+        elif part is self._netstack:
+            self._owner.on_message(message)
+
+    def _netstack_died(self, part: Part) -> None:
+        self._netstack = None
+        if self.phase == STARTING:
+            raise died_early(part, self._log.path)
+        for worker in self._workers.values():
+            worker.kill()  # they have nothing to do, and nothing of the next one
+        reloads, self._reloads = self._reloads, False
+        delay = 0.0 if reloads else self._crashes.delay(time.monotonic(), False)
+        if delay is None or self.phase == ENDING or (self._job.on_failure == "kill" and not reloads):
+            self.close()
+            self._owner.on_lost(_ended(part, delay is None, self._log.path))
+            return
+        self._log.event("warning", "supervisor", "netstack-replaced", {"asked": reloads})
+        self._loop.after(delay or 0.0, "netstack", self._replace)
+
+    def _replace(self) -> None:
+        self.begin()
+        self._owner.on_replaced()
+
+    # The workers
+
+    def _start_worker(self, slot: int) -> None:
+        assert self._netstack
+        self._generations[slot] += 1
+        worker = Worker(slot, self._generations[slot], self._job.upstream, self._netstack.control)
+        self._workers[slot] = worker
+        self._parts.watch(worker, self._on_worker, self._worker_died)
+
+    def _on_worker(self, worker: Worker, message: list[Any]) -> None:
+        match message:
+            case ["ready"]:
+                worker.ready = True
+                self._restarts[worker.slot].succeeded()
+                self._owner.on_ready(f"worker {worker.identity}")
+            case ["reopen"]:
+                worker.reopen()
+            case ["failed", str(problem), str(cure)]:
+                worker.failed = AvneError(problem, cure)
+
+    def _worker_died(self, worker: Worker) -> None:
+        if self._workers.get(worker.slot) is not worker:
+            return  # it went with its netstack, and has a successor
+        if self.phase == STARTING:
+            raise died_early(worker, self._log.path)
+        del self._workers[worker.slot]
+        if self._netstack is None:
+            return  # its successor comes with the netstack's
+        self._netstack.control.send("gone", worker.identity)
+        if self.phase == ENDING:
+            self._owner.on_workers_gone()
+            return
+        delay = self._restarts[worker.slot].delay(time.monotonic(), worker.failed is not None)
+        if delay is None:
+            raise hopeless(worker, self._log.path)
+        self._loop.after(delay, f"worker {worker.slot}", lambda: self._start_successor(worker.slot))
+
+    def _start_successor(self, slot: int) -> None:
+        """Unless the netstack has died as well: then they come together."""
+        if self.phase == LASTING and self._netstack and slot not in self._workers:
+            self._start_worker(slot)
+
+
+def _ended(part: Part, often: bool, log_path: str) -> AvneError:
+    said = f": {part.last_words}" if part.last_words else ""
+    how = f"died {MAX_CRASHES + 1} times in a minute" if often else "died"
+    cure = f"The log has more: {log_path}" if log_path else "Run it with -vv to see the log."
+    return AvneError(f"the network process {how}, the program is ended{said}", cure)
