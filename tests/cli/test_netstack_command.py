@@ -114,7 +114,7 @@ def test_the_end_of_the_service_ends_the_environments(service, environ):
         assert process.stdout.readline() == "up\n"
         os.kill(pid, signal.SIGKILL)
         assert process.wait(20) == 125
-        assert "network process died" in process.stderr.read()
+        assert f"no avne netstack answers at {path}" in process.stderr.read()
 
 
 def test_nobody_there_is_told(tmp_path):
