@@ -29,6 +29,7 @@ class Key(NamedTuple):
     parse: Callable[[Any], Any]
     form: str  # of a value, in words
     help: str
+    adds: bool = False  # a list whose sources add up, the later ones in front
 
 
 class Value(NamedTuple):
@@ -86,10 +87,24 @@ def _names(value: Any) -> list[str]:
     return list(words)
 
 
+def _rules(value: Any) -> list[str]:
+    lines = value if isinstance(value, list) else _text(value).replace(";", "\n").split("\n")
+    rules = [_text(line).strip() for line in lines]
+    rules = [rule for rule in rules if rule]
+    if not all("=" in rule and rule.isprintable() for rule in rules):
+        raise ValueError
+    return rules
+
+
 KEYS: dict[str, Key] = {
     key.name: key
     for key in (
         Key("upstream", "auto", _text, "a URL or auto", "the proxy that carries everything"),
+        Key("rules", [], _rules, "PATTERN=UPSTREAM",
+            "which destinations get an upstream of their own; the first that matches wins", adds=True),
+        Key("onion_only", False, _bool, "true or false", "whether everything but onion services is refused"),
+        Key("https_only", False, _bool, "true or false",
+            "whether everything but port 443 and onion services is refused"),
         Key("workers", 1, _int(1, 64), "a number from 1 to 64", "how many upstream workers are started"),
         Key("dns", "truthful", _choice("truthful", "fast", "resolve", "tcp"),
             "truthful, fast, resolve or tcp", "how names are answered, and who is asked"),
@@ -114,9 +129,10 @@ KEYS: dict[str, Key] = {
 class Config:
     """The values in force, each with its origin; ``config["workers"]`` gives a value."""
 
-    __slots__ = ("values",)
+    __slots__ = ("origins", "values")
 
     def __init__(self) -> None:
+        self.origins: dict[str, list[str]] = {}  # of each item of a list that adds up
         self.values = {name: Value(key.default, DEFAULT) for name, key in KEYS.items()}
 
     def __getitem__(self, name: str) -> Any:
@@ -134,8 +150,13 @@ class Config:
             value = key.parse(raw)
         except (ValueError, KeyError, TypeError) as error:
             where = origin if origin.startswith(("--", "AVNE_")) else f"{name} in {origin}"
-            shown = redact(raw) if isinstance(raw, str) else raw
+            shown = redacted(raw)
             raise AvneError(f"{where} cannot be {shown!r}", f"It takes {key.form}.") from error
+        if key.adds:
+            before = self.values[name]
+            self.origins[name] = [origin] * len(value) + self.origins.get(name, [])
+            value = value + before.value
+            origin = origin if before.origin == DEFAULT else f"{origin}, {before.origin}"
         self.values[name] = Value(value, origin)
 
 
@@ -170,7 +191,9 @@ def variable(name: str) -> str:
 
 
 def option(name: str) -> str:
-    """The key's name on the command line: log_names → --log-names, tor.torrc → --torrc."""
+    """The key's name on the command line: log_names → --log-names, tor.torrc → --torrc, rules → --rule."""
+    if name == "rules":  # one with each option
+        return "--rule"
     return "--" + name.rpartition(".")[2].replace("_", "-")
 
 
@@ -184,6 +207,13 @@ def split_resolver(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(text)
     return host, int(port)
+
+
+def redacted(value: Any) -> Any:
+    """A setting's value without passwords."""
+    if isinstance(value, list):
+        return [redacted(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def redact(text: str) -> str:

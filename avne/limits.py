@@ -10,6 +10,11 @@ from __future__ import annotations
 TUN_MTU = 65520  # 64 KiB packets in both directions; a multiple of 16, as slirp4netns uses
 TUN_QUEUE = 8192  # packets; the kernel's default of 500 overflows at 64 upload streams
 
+# gso_size of what we send to a program: with segments as large as the MTU a guest with a small receive
+# buffer advertises a zero window for good (its rcv_mss grows to the segment's size).
+GSO_SIZE = 1448
+MAX_BURST = 45 * GSO_SIZE  # one super-segment: the largest multiple below 64 KiB
+
 # Flows.
 MAX_FLOWS = 16384  # about a default net.ipv4.ip_local_port_range of one program
 MAX_HALF_OPEN = 4096  # SYNs that wait for their upstream; further SYNs are dropped (RFC 4987)
@@ -20,9 +25,18 @@ HALF_CLOSED_MAX = 512
 # Credit: the bytes that one side of the wire may send and the other must be able to hold.
 # The receive window a guest sees is the credit its flow has left.
 CREDIT_MIN = 16 << 10  # per flow and direction, at first and however many are open
+# Up, at first, while less than a quarter of CREDIT_PROMISED is promised: two segments, as a kernel makes
+# them no larger than half the largest window it has seen, and queues megabytes before it sees the next.
+CREDIT_FIRST = 128 << 10
+# SO_RCVBUF of a flow's socket whose other end is on this machine: the kernel would let each grow to 6 MiB,
+# which the proxy then fills, and 256 of them are cold in the cache before they are read.
+LOCAL_BUFFER = 256 << 10
 CREDIT_MAX = 1 << 20  # per flow and direction; ipc/credit.py says when
 CREDIT_TOTAL = 32 << 20  # of all busy flows of a direction: more would only queue
 CREDIT_PROMISED = 256 << 20  # of all flows of a direction, before CREDIT_MIN is all that one gets
+
+# What a window is beyond whole MAX_BURSTs: the netstack reads no less for want of credit.
+LEAST_READ = CREDIT_MIN // 2
 
 # The wire between processes.
 MAX_HEADER = 2048  # an encoded message header

@@ -8,36 +8,32 @@ RFC has neither a test nor a reason.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import conformance
 
-from avne.ipc.messages import TABLE, Code, Sender
-from avne.netstack import verdict
-from avne.netstack.verdict import Verdict
+from avne.ipc.messages import TABLE, Sender
+from avne.upstream import kinds
+from avne.upstream.base import COMMON, Reply
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
-_ERRNO = {
-    Verdict.REFUSED: "ECONNREFUSED",
-    Verdict.NETWORK_UNREACHABLE: "ENETUNREACH",
-    Verdict.HOST_UNREACHABLE: "EHOSTUNREACH",
-    Verdict.PROHIBITED: "EHOSTUNREACH (IPv4), EACCES (IPv6)",
-    Verdict.SILENCE: "ETIMEDOUT",
-}
-_TITLES = {"tor": "Tor", "socks5": "A plain SOCKS5 server"}
+_KINDS = ("tor", "socks5", "socks4a", "http", "direct", "pages")
 
 _TRUTH_HEAD = """# What connect(2) reports
 
-<!-- Made by scripts/generate_docs.py from avne/netstack/verdict.py. Do not edit. -->
+<!-- Made by scripts/generate_docs.py from the kinds of avne/upstream. Do not edit. -->
 
 A program's SYN is not answered before the upstream has answered. Then connect(2) reports what the
-upstream said:
+upstream said. Filters report what the upstream that they wrap does; a proxy that is reached over another
+upstream reports by its own table, and its not being reached as the proxy's being down. The code is what a
+receipt, a capture and the log have.
 """
 
 _TRUTH_TAIL = """
-Any other code is a refusal. A name that does not exist never gets as far as connect(2): the resolver
-says so (NXDOMAIN), and the program reports "could not resolve".
+Any other code is a refusal. A name that does not exist, or that a rule or a list blocks, never gets as far
+as connect(2): the resolver says so (NXDOMAIN), and the program reports "could not resolve".
 
 What Tor cannot tell: it answers 01 for most failures, a refused port included, because the exit does not
 report the reason; it has no half-close, so a program that shuts down its sending side still gets the
@@ -50,14 +46,19 @@ looks whole. A server's reset arrives as a normal end: Tor does not say.
 
 def connect_truth() -> str:
     lines = [_TRUTH_HEAD]
-    for kind, table in sorted(verdict.TABLE.items(), reverse=True):
-        lines += [f"## {_TITLES[kind]}", "", "| code | meaning | the guest gets | connect(2) reports |"]
-        lines.append("|---|---|---|---|")
-        for code, what in sorted(table.items()):
-            name = Code(code).name.lower().replace("_", " ")
-            lines.append(f"| {code:#04x} | {name} | {what.value} | {_ERRNO[what]} |")
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n" + _TRUTH_TAIL
+    for name in _KINDS:
+        kind = kinds.find(name)
+        lines += [f"## {kind.title}", "", *_truth_table(kind.replies), ""]
+    lines += ["## What avne itself says, with every upstream", "", *_truth_table(COMMON)]
+    return "\n".join(lines) + "\n" + _TRUTH_TAIL
+
+
+def _truth_table(replies: Mapping[int, Reply]) -> list[str]:
+    rows = ["| it says | code | meaning | the guest gets | connect(2) reports |", "|---|---|---|---|---|"]
+    for code, reply in sorted(replies.items()):
+        what = reply.verdict
+        rows.append(f"| {reply.said} | {code:#04x} | {reply.meaning} | {what.answer} | {what.errno} |")
+    return rows
 
 
 def wire() -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from avne import config
@@ -47,6 +49,9 @@ def test_each_source_overrides_the_one_before(tmp_path):
         "tor.torrc": config.Value("/b", second),
         "env": config.Value(["A", "B"], second),
         "verbose": config.Value(2, "AVNE_VERBOSE"),
+        "rules": config.Value([], "default"),
+        "onion_only": config.Value(False, "default"),
+        "https_only": config.Value(False, "default"),
     }
 
 
@@ -54,9 +59,30 @@ def test_each_source_overrides_the_one_before(tmp_path):
 def test_every_key_can_come_from_the_environment(tmp_path, name):
     text = {"workers": "4", "verbose": "1", "dns": "fast", "resolver": "[::1]:5353", "helper": "setuid",
             "log_names": "yes", "tor.torrc": "/etc/x", "upstream": "auto", "env": "A,B",
-            "netstack": "/run/s", "on_failure": "kill"}[name]  # fmt: skip
+            "on_failure": "kill", "rules": "*:25=block; *.i2p=http://h:1", "onion_only": "1",
+            "https_only": "true", "netstack": "/run/s"}[name]  # fmt: skip
     loaded = load(tmp_path, environ={config.variable(name): text})
     assert loaded.values[name].origin == config.variable(name)
+
+
+def test_rules_of_all_sources_add_up_the_later_ones_in_front(tmp_path):
+    loaded = load(
+        tmp_path,
+        "rules = ['a=block']",
+        {"rules": ["d=block", "e=block"]},
+        {"AVNE_RULES": "b=block\nc=block"},
+    )
+    assert loaded["rules"] == ["d=block", "e=block", "b=block", "c=block", "a=block"]
+    first = str(tmp_path / "config0.toml")
+    assert loaded.origins["rules"] == ["--rule", "--rule", "AVNE_RULES", "AVNE_RULES", first]
+    assert loaded.values["rules"].origin == f"--rule, AVNE_RULES, {first}"
+
+
+@pytest.mark.parametrize("rules", [["no equals sign"], ["a\tb=c"], [7], "a=b"])
+def test_what_are_no_rules(tmp_path, rules):
+    with pytest.raises(AvneError) as caught:
+        load(tmp_path, f"rules = {json.dumps(rules)}")
+    assert "rules" in caught.value.problem
 
 
 def test_an_empty_variable_is_unset(tmp_path):

@@ -9,7 +9,12 @@ SANS_IO = (
     "avne/netstack/*",
     "avne/ipc/messages.py",
     "avne/ipc/relay.py",
+    "avne/ipc/pace.py",
     "avne/upstream/spec.py",
+    "avne/upstream/patterns.py",
+    "avne/upstream/router.py",
+    "avne/upstream/http.py",
+    "avne/upstream/socks4a.py",
     "avne/upstream/canary.py",
 )
 IO = ("avne/netstack/process.py",)

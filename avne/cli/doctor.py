@@ -14,17 +14,16 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from avne.cli import version
+from avne.cli import routing, version
 from avne.cli.console import colour
 from avne.config import load
 from avne.errors import AvneError
 from avne.paths import runtime_dir, state_dir
 from avne.privileged import launch
+from avne.upstream import kinds
 from avne.upstream.base import OpenError
 from avne.upstream.failure import explain
-from avne.upstream.find import TIMEOUT, find_tor
-from avne.upstream.socks5 import connect, greet
-from avne.upstream.spec import parse
+from avne.upstream.find import find_tor
 
 KERNEL = (5, 11)  # the first where a user namespace may mount an overlay
 PYTHON = (3, 11)
@@ -92,8 +91,7 @@ def _kernel() -> str:
 
 def _config() -> str:
     config = load()
-    if config["upstream"] != "auto":
-        parse(config["upstream"])
+    routing.parse(config)
     origins = {value.origin for value in config.values.values()} - {"default"}
     return f"from {', '.join(sorted(origins))}" if origins else "the defaults"
 
@@ -142,21 +140,20 @@ def _setuid() -> str:
 
 
 def _upstream() -> str:
-    config = load()
-    if config["upstream"] == "auto":
-        found = find_tor()
-        if found:
-            return f"Tor answers at {found.redacted()}"
+    written = routing.parse(load())
+    found = find_tor() if written.needs_tor else None
+    if written.needs_tor and not found:
         if not _which_tor():
             raise AvneError("no Tor runs on this machine, and none is installed", "sudo apt install tor")
         return "no Tor runs; avne will start its own"
-    spec = parse(config["upstream"])
+    spec = written.completed(found).default
     try:
-        with connect(spec, TIMEOUT) as sock:
-            greet(sock, spec)
+        kinds.make(spec, {}).check()
     except OpenError as error:
         raise AvneError(*explain(spec, error)) from error
-    return f"{spec.redacted()} answers"
+    return (
+        f"Tor answers at {spec.redacted()}" if written.default.kind == "tor" else f"{spec.redacted()} answers"
+    )
 
 
 def _which_tor() -> str | None:

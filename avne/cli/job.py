@@ -24,7 +24,8 @@ class Job(NamedTuple):
     netstack: dict[str, Any]  # the `config` of the netstack
     on_failure: str  # restart or kill
     capture: int  # the file of a capture, or -1
-    upstream: UpstreamSpec
+    upstream: UpstreamSpec  # of what no rule is about
+    routing: dict[str, Any]  # of a worker's `config`: rules, resolver, about
     workers: int
     hire: str  # the socket of an `avne netstack`, or "" for a network process of our own
     request: Request  # what the environment is to be

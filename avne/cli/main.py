@@ -163,6 +163,9 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(*short, option(name), dest=name, metavar=metavar, help=f"{key.help} ({key.form})")
 
     setting("upstream", "URL")
+    _rule_options(parser)
+    switch_direct = "let rules lead past Tor and every proxy, from this machine's own address (direct)"
+    parser.add_argument("--allow-direct", action="store_true", help=switch_direct)
     setting("workers", "N")
     setting("dns", "MODE")
     setting("resolver", "HOST:PORT")
@@ -200,6 +203,16 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
+def _rule_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rule", dest="rules", action="append", metavar="PATTERN=UPSTREAM",
+                        help="give some destinations another upstream; repeatable, the first that "
+                        "matches wins")  # fmt: skip
+    parser.add_argument("--onion-only", dest="onion_only", action="store_const", const="true",
+                        help="refuse everything but onion services")  # fmt: skip
+    parser.add_argument("--https-only", dest="https_only", action="store_const", const="true",
+                        help="refuse everything but port 443 and onion services")  # fmt: skip
+
+
 def _run(options: argparse.Namespace) -> int:
     from avne.cli.openings import Options
     from avne.cli.run import More, run
@@ -215,7 +228,8 @@ def _run(options: argparse.Namespace) -> int:
         tuple(options.env), tuple(options.setenv),
     )  # fmt: skip
     more = More(
-        options.quiet, openings, options.capture, options.name, options.receipt, options.proxy_env
+        options.quiet, openings, options.capture, options.name, options.receipt, options.proxy_env,
+        options.allow_direct,
     )  # fmt: skip
     return run(program, flags, more)
 
@@ -281,6 +295,21 @@ def _config(options: argparse.Namespace) -> int:
     from avne.cli.show import show_config
 
     return show_config(options.json)
+
+
+def _prepare_rules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["test"], metavar="test", help="which rule a connection gets")
+    parser.add_argument("host", metavar="NAME", help="a name or an address")
+    parser.add_argument("port", metavar="PORT", help="a number")
+    parser.add_argument("--upstream", metavar="URL", help="as of avne run")
+    _rule_options(parser)
+
+
+def _rules(options: argparse.Namespace) -> int:
+    from avne.cli.rules import test
+
+    names = ("upstream", "rules", "onion_only", "https_only")
+    return test(options.host, options.port, {name: getattr(options, name) for name in names})
 
 
 def _prepare_setup(parser: argparse.ArgumentParser) -> None:
@@ -378,6 +407,12 @@ COMMANDS = {
         "show the settings in force and where they come from",
         _json_option,
         _config,
+    ),
+    "rules": Command(
+        "test [OPTION...] NAME PORT",
+        "show which rule a connection would get, and why",
+        _prepare_rules,
+        _rules,
     ),
     "help": Command("[COMMAND]", "show the help of a command", _prepare_help, _help),
 }

@@ -151,7 +151,7 @@ class Network:
     def _start_worker(self, slot: int) -> None:
         assert self._netstack
         self._generations[slot] += 1
-        worker = Worker(slot, self._generations[slot], self._job.upstream, self._netstack.control)
+        worker = Worker(slot, self._generations[slot], self._job.routing, self._netstack.control)
         self._workers[slot] = worker
         self._parts.watch(worker, self._on_worker, self._worker_died)
 
@@ -161,8 +161,8 @@ class Network:
                 worker.ready = True
                 self._restarts[worker.slot].succeeded()
                 self._owner.on_ready(f"worker {worker.identity}")
-            case ["reopen"]:
-                worker.reopen()
+            case ["reopen", str(path)]:
+                worker.reopen(path)
             case ["failed", str(problem), str(cure)]:
                 worker.failed = AvneError(problem, cure)
 

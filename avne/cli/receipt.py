@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from avne import __version__
@@ -67,9 +67,13 @@ class Receipt:
             receipt.write()
             os.close(fd)
 
-    def begin(self, session: str, upstream: UpstreamSpec, options: Options) -> None:
+    def begin(
+        self, session: str, upstream: UpstreamSpec, options: Options, direct: Sequence[str] = ()
+    ) -> None:
+        """`direct`: the patterns of rules that lead past every proxy."""
         opened = [f"share {path}" for path in options.share] + (["gui"] if options.gui else [])
-        self._facts |= {"session": session, "upstream": upstream.kind, "opened": opened}
+        opened += [f"direct {pattern}" for pattern in direct]
+        self._facts |= {"session": session, "upstream": upstream.label(), "opened": opened}
 
     def started(self, environment: Environment) -> None:
         """The program has been exec'd: what surrounds it now."""

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from avne import __version__
+from avne.cli import routing
 from avne.cli.capture import open_capture
 from avne.cli.children import settle_descriptors
 from avne.cli.console import Console
@@ -15,6 +17,7 @@ from avne.cli.environment import PROXY, program_environment
 from avne.cli.job import Job
 from avne.cli.openings import NONE, Openings, Options
 from avne.cli.receipt import Receipt
+from avne.cli.routing import Routing
 from avne.cli.signals import Inherited, Interrupted, die_of, inherited, take_terminal_back
 from avne.cli.supervise import Supervisor
 from avne.config import Config, load, split_resolver
@@ -22,7 +25,7 @@ from avne.errors import AvneError
 from avne.log import Log
 from avne.paths import Session, open_session, state_dir
 from avne.privileged import launch
-from avne.upstream.spec import UpstreamSpec, parse
+from avne.upstream.router import table
 
 
 class More(NamedTuple):
@@ -34,6 +37,7 @@ class More(NamedTuple):
     name: str = ""  # what other commands may call the environment
     receipt: str = ""  # the file that the receipt is written to
     proxy_env: bool = False  # the program is told of avne's proxies
+    allow_direct: bool = False  # rules may lead past every proxy
 
 
 def run(program: list[str], flags: Mapping[str, Any], more: More) -> int:
@@ -56,9 +60,18 @@ def _run(program: list[str], config: Config, more: More, state: Inherited, recei
     console = Console(more.quiet, config["verbose"])
     options = more.openings
     helpers = _helpers(config, options)
+    written = routing.parse(config)
+    direct = written.direct()
+    if direct and not more.allow_direct:
+        routing.refuse_direct(written)
+    for pattern in direct:
+        console.notice(f"open: {pattern} leaves without Tor, from this machine's own address (direct)")
     capture_fd = open_capture(more.capture) if more.capture is not None else -1
     try:
-        with _upstream(config, console) as upstream, _session(config, console, more.name) as (session, log):
+        with (
+            _upstream(written, config, console) as known,
+            _session(config, console, more.name) as (session, log),
+        ):
             openings = Openings(options, os.environ, session.directory, console)
             argv = program or [os.environ.get("SHELL") or "/bin/sh"]
             warn_of_hidden(argv, openings, console)
@@ -72,14 +85,15 @@ def _run(program: list[str], config: Config, more: More, state: Inherited, recei
                 netstack=_netstack_config(session, config),
                 on_failure=config["on_failure"],
                 capture=capture_fd,
-                upstream=upstream,
+                upstream=known.default,
+                routing=_routing(known, session, config, options, direct),
                 workers=config["workers"],
                 hire=config["netstack"],
                 request=openings.request,
                 receipt=receipt,
             )
             if receipt:
-                receipt.begin(session.id, upstream, options)
+                receipt.begin(session.id, known.default, options, direct)
             code = Supervisor(job, log, console).run()
             take_terminal_back()
     except Interrupted as interrupted:
@@ -142,29 +156,19 @@ def warn_of_hidden(argv: list[str], openings: Openings, console: Console) -> Non
             console.notice(f"{word} is hidden inside; to show it: --share {word}")
 
 
-def isolated(spec: UpstreamSpec) -> UpstreamSpec:
-    """With a name and a password of this run's own, so that Tor gives it circuits of its own.
-
-    Tor compares them only (IsolateSOCKSAuth in tor(1)); they must not begin with ``<torS0X>``.
-    """
-    if spec.kind != "tor":
-        return spec
-    return spec._replace(username=f"avne-{os.urandom(8).hex()}", password=os.urandom(8).hex())
-
-
 @contextlib.contextmanager
-def _upstream(config: Config, console: Console) -> Iterator[UpstreamSpec]:
-    """The upstream to use; where it is avne's own Tor, that is held for as long as this."""
-    if config["upstream"] != "auto":
-        spec = parse(config["upstream"])
-        console.phase(f"upstream {spec.redacted()}, from {config.values['upstream'].origin}")
-        yield isolated(spec)
+def _upstream(written: Routing, config: Config, console: Console) -> Iterator[Routing]:
+    """The upstreams to use; where one is avne's own Tor, that is held for as long as this."""
+    if not written.needs_tor:
+        origin = config.values["upstream"].origin
+        console.phase(f"upstream {written.default.redacted()}, from {origin}")
+        yield written.completed(None)
         return
     from avne.upstream.find import find_tor
 
     if found := find_tor():
         console.phase(f"upstream {found.redacted()}, found")
-        yield isolated(found)
+        yield written.completed(found)
         return
     from avne.upstream import keeper
 
@@ -177,7 +181,32 @@ def _upstream(config: Config, console: Console) -> Iterator[UpstreamSpec]:
         console.progress("")
     with own:
         console.phase("upstream Tor of avne's own")
-        yield isolated(own.spec)
+        yield written.completed(own.spec)
+
+
+def _routing(
+    known: Routing, session: Session, config: Config, options: Options, direct: list[str]
+) -> dict[str, Any]:
+    """What every worker is told."""
+    rows = [(rule.pattern, rule.upstream or known.default, rule.origin) for rule in known.rules]
+    rules = table(rows, known.default, known.onion_only, known.https_only)
+    opened = (
+        ["files of the host"] * bool(options.share)
+        + ["the desktop"] * options.gui
+        + ["connections without Tor"] * bool(direct)
+    )
+    about = {
+        "version": __version__,
+        "session": session.id,
+        "upstream": known.default.label(),
+        "open": opened,
+        "log_names": config["log_names"],
+    }
+    return {"rules": rules.to_config(), "resolver": _resolver(config), "about": about}
+
+
+def _resolver(config: Config) -> tuple[str, int] | None:
+    return None if config["resolver"] == "none" else split_resolver(config["resolver"])
 
 
 @contextlib.contextmanager
@@ -192,11 +221,10 @@ def _session(config: Config, console: Console, name: str) -> Iterator[tuple[Sess
 
 
 def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
-    resolver = config["resolver"]
     return {
         "session": session.id,
         "dns": config["dns"],
-        "resolver": None if resolver == "none" else split_resolver(resolver),
+        "resolver": _resolver(config),
         "workers": config["workers"],
         "log_names": config["log_names"],
     }

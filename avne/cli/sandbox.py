@@ -29,6 +29,7 @@ from avne.errors import AvneError
 from avne.netstack import process
 from avne.paths import Session, open_session
 from avne.upstream import confinement, worker
+from avne.upstream.router import table
 from avne.upstream.spec import UpstreamSpec
 
 PATIENCE = 20.0  # seconds for a part to lock itself in
@@ -54,7 +55,7 @@ def show(as_json: bool) -> int:
     proxy = UpstreamSpec("tor", "/")
     policies = {
         "netstack": process.policy(router=False, captures=False),
-        "worker": worker.policy(confinement.plan(proxy)),
+        "worker": worker.policy(confinement.plan([proxy])),
     }
     proofs = [*_proofs(), *(_trial_proof(name, policy) for name, policy in policies.items())]
     if as_json:
@@ -102,7 +103,14 @@ def _proofs() -> Iterator[Probe]:
         yield _proof("netstack", netstack)
         path = stack.enter_context(_silent_proxy(session))
         spec = UpstreamSpec("tor", path)
-        yield _proof("worker", stack.enter_context(_running(Worker(1, 1, spec, netstack.control))))
+        yield _proof(
+            "worker", stack.enter_context(_running(Worker(1, 1, _routing(spec, session), netstack.control)))
+        )
+
+
+def _routing(spec: UpstreamSpec, session: Session) -> dict[str, Any]:
+    about = {"upstream": spec.label(), "session": session.id, "version": "", "open": [], "log_names": False}
+    return {"rules": table([], spec).to_config(), "resolver": None, "about": about}
 
 
 @contextlib.contextmanager

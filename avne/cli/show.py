@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import sys
 
-from avne.config import load, redact
+from avne.config import load, redacted
 
 
 def show_config(as_json: bool) -> int:
-    rows = {
-        name: (redact(value) if isinstance(value, str) else value, origin)
-        for name, (value, origin) in load().values.items()
-    }
+    rows = {name: (redacted(value), origin) for name, (value, origin) in load().values.items()}
     if as_json:
         import json
 

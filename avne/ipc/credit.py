@@ -3,8 +3,8 @@
 
 A window is a promise that cannot be taken back (RFC 9293 §3.8.6), so three things bound it:
 
-* a flow's own use: it begins with CREDIT_MIN, and has twice as much each time it has used up a
-  whole window, up to CREDIT_MAX.  An idle flow holds little;
+* a flow's own use: it begins with CREDIT_MIN (CREDIT_FIRST up, while little is promised), and has twice
+  as much each time it has used up a whole window, up to CREDIT_MAX.  An idle flow holds little;
 * the flows that are busy now: all they have under way is CREDIT_TOTAL, for more would only wait
   in queues, and be cold in the cache when it is its turn;
 * what has been promised to all flows, busy or not: CREDIT_PROMISED.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from avne.limits import CREDIT_MAX, CREDIT_MIN, CREDIT_PROMISED, CREDIT_TOTAL
+from avne.limits import CREDIT_FIRST, CREDIT_MAX, CREDIT_MIN, CREDIT_PROMISED, CREDIT_TOTAL
 
 PERIOD: Final = 0.05  # seconds in which a flow that moves counts as busy
 
@@ -42,6 +42,10 @@ class Budget:
             self.period += 1
         self._busy += 1
 
+    def first(self) -> int:
+        """What a flow of the program's direction is granted at first."""
+        return CREDIT_FIRST if self.held < CREDIT_PROMISED >> 2 else CREDIT_MIN
+
     def most(self) -> int:
         """What any one flow may hold now."""
         return min(self._each, CREDIT_PROMISED - self.held >> 3)
@@ -55,14 +59,14 @@ class Account:
 
     __slots__ = ("_budget", "_period", "_used", "_window", "outstanding", "waiting")
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, first: int = CREDIT_MIN) -> None:
         self._budget = budget
-        self._window = CREDIT_MIN
+        self._window = first
         self._used = 0  # bytes since the window grew
         self._period = -1
-        self.outstanding = CREDIT_MIN
+        self.outstanding = first
         self.waiting = 0
-        budget.held += CREDIT_MIN
+        budget.held += first
 
     def received(self, size: int) -> None:
         """At most `outstanding` bytes have come."""

@@ -18,7 +18,7 @@ Life of a flow of a worker elsewhere::
     netstack                       worker
     OPEN flow host port credit ->            credit: bytes the worker may send down
                                <-  OPENED flow credit     bytes the netstack may send up
-                               <-  REFUSED flow code detail     instead; the flow is gone
+                               <-  REFUSED flow code verdict detail     instead; the flow is gone
     DATA, CREDIT               <->  DATA, CREDIT
     SHUT                       <->  SHUT     no more bytes this way; gone once both are sent
     RESET                      <->  RESET    gone at once
@@ -28,14 +28,19 @@ A sender never sends more DATA bytes than it was granted; CREDIT returns what wa
 By the lane the worker gives the connected socket away instead of carrying the bytes::
 
     OPEN flow host port credit ->            (the credit is of no use here)
-                               <-  SOCKET flow opened     with its descriptor; or REFUSED
+                               <-  SOCKET flow opened upstream capabilities rate     with its descriptor
+                               <-  REFUSED flow code verdict detail                  instead
     RESET flow                 ->            instead of either: given up
-    ENDED flow opened          ->            the server's end has come: was it the upstream's death?
+    ENDED flow opened upstream ->            the server's end has come: was it the upstream's death?
                                <-  ALIVE flow             no
                                <-  RESET flow code        yes
 
-The worker then knows nothing of the flow any more: `opened` (its clock, in µs) is what it needs for the
-answer.
+The worker then knows nothing of the flow any more: `opened` (its clock, in µs) and `upstream` (a number, the
+same with all workers) are what it needs for the answer.  `rate` is the most bytes in a second, each way, that
+all flows of that upstream may carry together; 0: no bound.
+
+Where the worker has the capability ROUTES it is asked about each name before anybody else is: RESOLVE with
+the kind ROUTE is answered by SUCCEEDED, BY_NAME or BLOCKED.
 """
 
 from __future__ import annotations
@@ -48,7 +53,7 @@ import msgpack
 from avne.errors import Malformed
 from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_HOST
 
-WIRE_VERSION: Final = 3
+WIRE_VERSION: Final = 4
 
 HELLO: Final = 1
 READY: Final = 2
@@ -84,12 +89,14 @@ class Capability(IntFlag):
     RESOLVE = 1  # names to addresses and back, without a connection
     HALF_CLOSE = 2  # one direction may end before the other
     PROOF = 4  # an end may be the upstream's death: ENDED asks
+    ROUTES = 8  # not all names go the same way: ROUTE asks for each
 
 
 class Code(IntEnum):
     """Why an upstream refused: the SOCKS reply (RFC 1928 §6), Tor's extended errors, or ours.
 
-    Any number of the SOCKS range (0–255) is carried as it came, known or not.
+    Any number of the SOCKS range (0–255) is carried as it came, known or not.  Of other protocols: 0x0200 +
+    an errno of the host, 0x0400 + a SOCKS4 reply, and 0x1000 + an HTTP status, by its digits (0x1403 is 403).
     """
 
     SUCCEEDED = 0x00
@@ -114,6 +121,8 @@ class Code(IntEnum):
     UPSTREAM_AUTH = 0x102  # the proxy refused our user name and password
     UPSTREAM_PROTOCOL = 0x103  # the proxy does not speak its protocol
     BAD_NAME = 0x104  # no proxy request can carry this name
+    BLOCKED = 0x105  # the user's settings refuse it
+    BY_NAME = 0x106  # of ROUTE: nobody is to be asked, the connection is opened by name
 
 
 class ResolveKind(IntEnum):
@@ -121,6 +130,7 @@ class ResolveKind(IntEnum):
 
     ADDRESS = 0  # a name → its addresses
     NAME = 1  # an address → its name
+    ROUTE = 2  # a name, of whatever type → whether others may be asked about it
 
 
 class Sender(Enum):
@@ -166,12 +176,16 @@ TABLE: Final[dict[int, Row]] = {
         (Field("host", str, MAX_HOST), _int("port", 65535), _int("credit", CREDIT_MAX)),
     ),
     OPENED: Row("OPENED", Sender.WORKER, (_int("credit", CREDIT_MAX),)),
-    REFUSED: Row("REFUSED", Sender.WORKER, (_int("code", 0xFFFF), Field("detail", str, 200))),
+    REFUSED: Row(
+        "REFUSED",
+        Sender.WORKER,
+        (_int("code", 0xFFFF), _int("verdict", 4), Field("detail", str, 200)),
+    ),
     DATA: Row("DATA", Sender.BOTH, (), payload=True),
     CREDIT: Row("CREDIT", Sender.BOTH, (_int("bytes", CREDIT_MAX),)),
     SHUT: Row("SHUT", Sender.BOTH, ()),
     RESET: Row("RESET", Sender.BOTH, (_int("code", 0xFFFF),)),
-    RESOLVE: Row("RESOLVE", Sender.NETSTACK, (_int("kind", 1), Field("what", str, MAX_HOST))),
+    RESOLVE: Row("RESOLVE", Sender.NETSTACK, (_int("kind", 2), Field("what", str, MAX_HOST))),
     RESOLVED: Row(
         "RESOLVED",
         Sender.WORKER,
@@ -184,8 +198,13 @@ TABLE: Final[dict[int, Row]] = {
         Sender.WORKER,
         (_int("flows", 1 << 32), _int("bytes_up", _U63), _int("bytes_down", _U63)),
     ),
-    SOCKET: Row("SOCKET", Sender.WORKER, (_int("opened", _U63),), socket=True),
-    ENDED: Row("ENDED", Sender.NETSTACK, (_int("opened", _U63),)),
+    SOCKET: Row(
+        "SOCKET",
+        Sender.WORKER,
+        (_int("opened", _U63), _int("upstream", 0xFFFF), _int("capabilities", 255), _int("rate", 1 << 40)),
+        socket=True,
+    ),
+    ENDED: Row("ENDED", Sender.NETSTACK, (_int("opened", _U63), _int("upstream", 0xFFFF))),
     ALIVE: Row("ALIVE", Sender.WORKER, ()),
 }
 

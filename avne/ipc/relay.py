@@ -61,7 +61,7 @@ class Relay:
     )  # fmt: skip
 
     def __init__(self, budget: Budget, down_credit: int, half_close: bool, proof_needed: bool) -> None:
-        self._account = Account(budget)
+        self._account = Account(budget, budget.first())
         self.half_close = half_close
         self.down_credit = down_credit  # bytes that may be read from the socket and sent down
         self._queue: deque[Payload] = deque()
@@ -195,15 +195,17 @@ class Relay:
                 due.append(Step.CLOSE)
         return due
 
-    def quiet_until(self) -> float | None:
+    def quiet_until(self, least_credit: int = 1) -> float | None:
         """When `give_up` is due; None while the flow may be silent for as long as it likes.
 
         Only where the program's end could not be passed on, and never while it is the program
-        that does not read; or where a reset waits for just that.
+        that does not read, so that less than `least_credit` is left; or where a reset waits for just that.
         """
         if self.broken:
             return None if self.ended else self._last_byte + RESET_GRACE
-        if self.half_close or not self.shut_received or self.queued or self.ended or not self.down_credit:
+        if self.half_close or not self.shut_received or self.queued or self.ended:
+            return None
+        if self.down_credit < least_credit:
             return None
         return self._last_byte + QUIET
 

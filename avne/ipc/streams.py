@@ -24,13 +24,14 @@ from typing import Any, Final, Protocol
 from avne.confine.rules import call, one_of
 from avne.confine.runtime import NONBLOCKING, SENDMSG, SENDTO
 from avne.ipc.credit import Budget
+from avne.ipc.pace import Bucket, Pace
 from avne.ipc.pool import Pool
-from avne.ipc.relay import Relay, Step
-from avne.limits import HALF_CLOSED_MAX, MAX_PAYLOAD
+from avne.ipc.relay import Payload, Relay, Step
+from avne.limits import HALF_CLOSED_MAX, LOCAL_BUFFER, MAX_BURST, MAX_PAYLOAD
 
 SYSCALLS: Final = (
-    "recvfrom", SENDTO, SENDMSG, "shutdown", "close", "epoll_ctl", NONBLOCKING,
-    call("setsockopt", one_of(1, socket.SOL_SOCKET), one_of(2, socket.SO_LINGER)),
+    "recvfrom", SENDTO, SENDMSG, "shutdown", "close", "epoll_ctl", "getpeername", NONBLOCKING,
+    call("setsockopt", one_of(1, socket.SOL_SOCKET), one_of(2, socket.SO_LINGER, socket.SO_RCVBUF)),
 )  # fmt: skip
 
 READS_PER_TURN: Final = 16
@@ -71,15 +72,16 @@ class Peer(Protocol):
 class Stream:
     """An open flow: its socket and its books."""
 
-    __slots__ = ("blocked", "closed", "due", "fd", "number", "peer", "readable", "relay", "scheduled", "sock",
-                 "watched")  # fmt: skip
+    __slots__ = ("blocked", "closed", "due", "fd", "number", "pace", "peer", "readable", "relay", "scheduled",
+                 "sock", "watched")  # fmt: skip
 
-    def __init__(self, number: int, sock: socket.socket, peer: Peer, relay: Relay) -> None:
+    def __init__(self, number: int, sock: socket.socket, peer: Peer, relay: Relay, pace: Pace | None) -> None:
         self.number = number  # for the log
         self.sock = sock
         self.fd = sock.fileno()
         self.peer = peer
         self.relay = relay
+        self.pace = pace
         self.closed = False
         self.readable = False
         self.scheduled = False  # is in the ready queue
@@ -89,9 +91,13 @@ class Stream:
 
 
 class Streams:
-    """All of them.  The caller sets `now` at the start of each turn."""
+    """All of them.  The caller sets `now` at the start of each turn.
 
-    def __init__(self, epoll: select.epoll, log: Log, pool: Pool) -> None:
+    With less credit than `least_read` bytes a flow waits for more, so that its last bytes do not go alone:
+    it has to come where nothing is under way (ipc/credit.py leaves three quarters of CREDIT_MIN).
+    """
+
+    def __init__(self, epoll: select.epoll, log: Log, pool: Pool, least_read: int = 1) -> None:
         self.now = 0.0
         self.bytes_up = self.bytes_down = 0
         self.draining = False
@@ -99,6 +105,7 @@ class Streams:
         self._epoll = epoll
         self._log = log
         self._pool = pool
+        self._least_read = least_read
         self._private = memoryview(bytearray(_LEAST_ROOM))  # where there is no room in the pool
         self._budget = Budget()
         self._by_fd: dict[int, Stream] = {}
@@ -107,6 +114,8 @@ class Streams:
         self._quiet: dict[Stream, None] = {}  # those that `give_up` may hit, the oldest first
         self._lingering: dict[Stream, float] = {}  # while draining: when to close at the latest
         self._tick_at = 0.0
+        self._paused: dict[Stream, None] = {}  # those that wait for their pace, the longest first
+        self._resume_at = float("inf")
 
     def __len__(self) -> int:
         return len(self._by_fd)
@@ -114,14 +123,23 @@ class Streams:
     # ---- what peers call -------------------------------------------------------------------
 
     def adopt(
-        self, number: int, sock: socket.socket, peer: Peer, credit: int, half_close: bool, proof: bool
+        self,
+        number: int,
+        sock: socket.socket,
+        peer: Peer,
+        credit: int,
+        half_close: bool,
+        proof: bool,
+        pace: Pace | None = None,
     ) -> Stream:
         """A new flow on a connected socket; the peer grants `credit` bytes down.
 
         `stream.relay.grant` is what may be sent up.  Raises OSError for what is no socket.
         """
         sock.setblocking(False)
-        stream = Stream(number, sock, peer, Relay(self._budget, credit, half_close, proof))
+        if _is_local(sock):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOCAL_BUFFER)
+        stream = Stream(number, sock, peer, Relay(self._budget, credit, half_close, proof), pace)
         self._epoll.register(stream.fd, _EVENTS)
         self._by_fd[stream.fd] = stream
         if self.draining:
@@ -221,15 +239,17 @@ class Streams:
         """When a turn is due; in the past while there is something to do."""
         if self._ready or self._due or self.closing:
             return self.now
-        return self._tick_at if self._quiet or self._lingering else float("inf")
+        return min(self._tick_at, self._resume_at) if self._quiet or self._lingering else self._resume_at
 
     def handle_timer(self) -> None:
         now = self.now
+        if now >= self._resume_at:
+            self._resume()
         if now < self._tick_at or not (self._quiet or self._lingering):
             return
         self._tick_at = now + TICK
         for stream in list(self._quiet):
-            due = stream.relay.quiet_until()
+            due = stream.relay.quiet_until(self._least_read)
             if due is not None and now >= due:
                 why = "reset-unread" if stream.relay.broken else "quiet-after-half-close"
                 self._log("info", why, {"flow": stream.number})
@@ -254,9 +274,22 @@ class Streams:
             self._due.append(stream)
 
     def _schedule(self, stream: Stream) -> None:
-        if stream.readable and not stream.scheduled and (stream.relay.down_credit or self.draining):
+        enough = stream.relay.down_credit >= self._least_read or self.draining
+        if stream.readable and not stream.scheduled and enough:
             stream.scheduled = True
             self._ready.append(stream)
+
+    def _pause(self, stream: Stream, bucket: Bucket) -> None:
+        """Its pace lets nothing pass now."""
+        self._paused[stream] = None
+        self._resume_at = min(self._resume_at, bucket.next_at())
+
+    def _resume(self) -> None:
+        self._resume_at = float("inf")
+        paused, self._paused = self._paused, {}
+        for stream in paused:
+            self._schedule(stream)
+            self._touch(stream)
 
     def _bound_quiet(self) -> None:
         """Most of those have been closed by their programs: there must not be ever more of them."""
@@ -277,6 +310,14 @@ class Streams:
         buffer = self._private if room is None else room
         most = MAX_PAYLOAD if self.draining else min(MAX_PAYLOAD, relay.down_credit)
         size = min(most, len(buffer))
+        pace = stream.pace
+        if pace is not None:
+            size = min(size, pace.down.allowed(self.now))
+            if not size:
+                self._pause(stream, pace.down)
+                return
+        if size > MAX_BURST:
+            size -= size % MAX_BURST  # a rest of some hundred bytes costs as much as a whole one
         try:
             got = stream.sock.recv_into(buffer, size)
         except BlockingIOError:
@@ -291,6 +332,8 @@ class Streams:
             self._hang_up(stream)  # if the event is still to come
             self._touch(stream)
             return
+        if pace is not None:
+            pace.down.take(got)
         # A short read means an empty socket (epoll(7)), unless its end is still to be read.
         stream.readable = got == size or relay.hung_up
         if not self.draining:
@@ -308,7 +351,11 @@ class Streams:
         try:
             while relay.queued:
                 heads = relay.heads()
+                if stream.pace is not None and not (heads := self._paced(stream, stream.pace.up, heads)):
+                    break
                 sent = sock.send(heads[0]) if len(heads) == 1 else sock.sendmsg(heads)
+                if stream.pace is not None:
+                    stream.pace.up.take(sent)
                 self.bytes_up += sent
                 credit += relay.wrote(sent, self.now)
         except BlockingIOError:
@@ -317,6 +364,14 @@ class Streams:
             relay.fail_write()
         if credit:
             stream.peer.on_credit(credit, self.now)
+
+    def _paced(self, stream: Stream, bucket: Bucket, heads: list[Payload]) -> list[Payload]:
+        """What of `heads` may be written now; nothing: it pauses."""
+        most = bucket.allowed(self.now)
+        if not most:
+            self._pause(stream, bucket)
+            return []
+        return [heads[0][:most]]
 
     def _block(self, stream: Stream) -> None:
         """Wait for the event that it takes more."""
@@ -370,9 +425,21 @@ class Streams:
         self.closing.append(stream.sock)
         self._quiet.pop(stream, None)
         self._lingering.pop(stream, None)
+        self._paused.pop(stream, None)
         peer = stream.peer
         del stream.peer  # which knows the stream: no cycle is left
         peer.on_gone(self.now)
+
+
+def _is_local(sock: socket.socket) -> bool:
+    """Whether it is TCP to this machine, so that no round trip has to fit into its buffer."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    try:
+        host = str(sock.getpeername()[0])
+    except OSError:
+        return False  # it is broken already, which its events tell
+    return host.startswith("127.") or host == "::1"
 
 
 def _shut(sock: socket.socket) -> None:

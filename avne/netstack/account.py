@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TCP, DNS, UDP, ICMP, MULTICAST, OTHER = "tcp", "dns", "udp", "icmp", "multicast", "other"
 FRAGMENT, FOREIGN, MALFORMED = "fragment", "foreign", "malformed"
 KINDS: Final = (TCP, DNS, UDP, ICMP, MULTICAST, OTHER, FRAGMENT, FOREIGN, MALFORMED)
+MAX_REASONS: Final = 64
 MAX_NAMES: Final = 300  # that are kept, where they may be kept at all
 _QUESTION: Final = 12  # where the question begins in a DNS message (RFC 1035 §4.1.1)
 
@@ -34,7 +35,8 @@ class Account:
     """Counters only; nothing here decides anything."""
 
     __slots__ = (
-        "_bytes", "_fast", "_fast_packets", "_flows", "_names", "_packets", "_tun", "discarded", "keep_names",
+        "_bytes", "_fast", "_fast_packets", "_flows", "_names", "_packets", "_reasons", "_tun", "discarded",
+        "keep_names",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -46,6 +48,7 @@ class Account:
         self._flows: Counter[str] = Counter()
         self._tun = [0, 0, 0, 0]
         self._names: dict[str, None] = {}
+        self._reasons: Counter[str] = Counter()
 
     # ---- packets -------------------------------------------------------------------
 
@@ -73,6 +76,12 @@ class Account:
         """A DNS query: its name, where names may be kept."""
         if self.keep_names and len(self._names) < MAX_NAMES:
             self._names[question_name(wire)] = None
+
+    def refused(self, code: int, detail: str) -> None:
+        """A connection: why, which never holds a destination's name."""
+        reason = f"{code:#06x} {detail}".rstrip()
+        if reason in self._reasons or len(self._reasons) < MAX_REASONS:
+            self._reasons[reason] += 1
 
     # ---- text ----------------------------------------------------------------------
 
@@ -125,6 +134,7 @@ class Account:
                      "lost": flows["from_upstream"] - flows["acknowledged"]},
             "resolver": {"to_upstream": flows["resolver_up"], "from_upstream": flows["resolver_down"]},
             "names": list(self._names) if self.keep_names else None,
+            "reasons": dict(self._reasons),
         }  # fmt: skip
 
 

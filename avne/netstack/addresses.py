@@ -13,6 +13,7 @@ TUN_V4: Final = "10.213.0.2"
 GATEWAY_V4: Final = "10.213.0.1"
 TUN_V6: Final = "fd61:766e:6500::2"
 GATEWAY_V6: Final = "fd61:766e:6500::1"
+GATEWAY_NAME: Final = "avne.internal"  # .internal is for private use (ICANN, 2024)
 
 # Bytes: what packets carry.
 TUN: Final = (bytes((10, 213, 0, 2)), bytes.fromhex("fd61766e650000000000000000000002"))

@@ -19,7 +19,7 @@ ACK of our data    credit
 from the lease     to the guest
 =================  ===========================================================
 opened             SYN-ACK, with the granted credit as its window
-refused            RST, ICMP or silence (verdict.py)
+refused            RST, ICMP or silence, as the worker says
 data               data
 credit             a larger window
 shut               FIN, after the data
@@ -31,8 +31,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from avne.ipc.verdict import Verdict
 from avne.netstack.tcp.connection import Timer
-from avne.netstack.verdict import Verdict, verdict
 from avne.netstack.wire.icmp import Unreachable
 
 if TYPE_CHECKING:
@@ -124,11 +124,12 @@ class Flow:
         self.stack.count("opened")
         self.connection.accept(credit)
 
-    def refused(self, kind: str, code: int, now: float) -> None:
-        what = verdict(kind, code)
+    def refused(self, verdict: Verdict, code: int, detail: str, now: float) -> None:
         self.stack.count(f"refused-{code:#04x}")
-        self._remark(f"refused by {kind}, code {code:#04x}: {what.value}")
-        self.answer(what, now)
+        self.stack.account.refused(code, detail)
+        if self.lease is not None:
+            self._remark(f"refused by {self.lease.worker.kind}, code {code:#04x}: {verdict.answer}")
+        self.answer(verdict, now)
 
     def answer(self, what: Verdict, now: float) -> None:
         """Answer the parked SYN with something other than a SYN-ACK."""

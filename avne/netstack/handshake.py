@@ -12,7 +12,7 @@ import ipaddress
 import re
 from typing import Final, NamedTuple
 
-from avne.netstack.verdict import Verdict
+from avne.ipc.verdict import Verdict
 
 MAX_HEAD: Final = 8192  # bytes of a request (RFC 9112 §3 wants 8,000 at least)
 

@@ -15,6 +15,7 @@ from avne.errors import Malformed
 from avne.ipc import messages
 from avne.ipc.credit import Account
 from avne.ipc.messages import Capability, Code, encode
+from avne.ipc.verdict import Verdict
 from avne.limits import CREDIT_MAX, MAX_PAYLOAD
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Session(Protocol):
     """What a flow's owner hears."""
 
     def opened(self, credit: int, now: float) -> None: ...
-    def refused(self, kind: str, code: int, now: float) -> None: ...
+    def refused(self, verdict: Verdict, code: int, detail: str, now: float) -> None: ...
     def data(self, payload: Payload, now: float) -> None: ...
     def credit(self, count: int, now: float) -> None: ...
     def shut(self, now: float) -> None: ...
@@ -138,9 +139,10 @@ class Lease:
         self.up_credit = credit
         self.session.opened(credit, now)
 
-    def _refused(self, code: int, now: float) -> None:
+    def _refused(self, message: list[Any], now: float) -> None:
+        _, _, code, verdict, detail = message
         self._end()
-        self.session.refused(self.worker.kind, code, now)
+        self.session.refused(Verdict(verdict), code, detail, now)
 
     def _was_shut(self, now: float) -> None:
         if self._shut_received:
@@ -189,7 +191,7 @@ class FrameLease(Lease):
         elif kind == messages.OPENED:
             self._open(message[2], now)
         elif kind == messages.REFUSED:
-            self._refused(message[2], now)
+            self._refused(message, now)
         elif kind == messages.RESET:
             self._was_reset(message[2], now)
         else:
@@ -211,20 +213,20 @@ class FrameLease(Lease):
 class SocketLease(Lease):
     """The socket is ours once it is open: this is the `Peer` of its stream."""
 
-    __slots__ = ("_asked", "_opened_at", "_stream")
+    __slots__ = ("_asked", "_origin", "_stream")
 
     def __init__(self, upstreams: Upstreams, worker: Worker, flow: int, session: Session) -> None:
         super().__init__(upstreams, worker, flow, session)
         self._stream: Stream | None = None
-        self._opened_at = 0  # by the worker's clock
+        self._origin = 0, 0  # when and by which upstream it was opened, as the worker says it
         self._asked = False  # whether the server's end was the upstream's death
 
     def receive(self, kind: int, message: list[Any], attachment: Attachment, now: float) -> None:
         if not self._opened:
             if kind == messages.SOCKET:
-                self._adopt(message[2], attachment, now)
+                self._adopt(message, attachment, now)
             elif kind == messages.REFUSED:
-                self._refused(message[2], now)
+                self._refused(message, now)
             elif kind == messages.RESET:
                 self._was_reset(message[2], now)
             else:
@@ -236,19 +238,22 @@ class SocketLease(Lease):
         else:
             raise Malformed("wire-turn")
 
-    def _adopt(self, opened_at: int, attachment: Attachment, now: float) -> None:
+    def _adopt(self, message: list[Any], attachment: Attachment, now: float) -> None:
         if not isinstance(attachment, socket.socket):
             self._was_reset(Code.GENERAL_FAILURE, now)  # the kernel gives us no more descriptors
             return
-        can = self.worker.capabilities
+        _, _, opened, upstream, capabilities, rate = message
+        half_close = bool(capabilities & Capability.HALF_CLOSE)
+        proof = bool(capabilities & Capability.PROOF)
+        pace = self.upstreams.pace(upstream, rate)
         try:
             self._stream = self.upstreams.streams.adopt(
-                self.flow, attachment, self, self.grant, Capability.HALF_CLOSE in can, Capability.PROOF in can
+                self.flow, attachment, self, self.grant, half_close, proof, pace
             )
         except OSError as error:
             attachment.close()
             raise Malformed("wire-socket") from error
-        self._opened_at = opened_at
+        self._origin = opened, upstream
         self._open(self._stream.relay.grant, now)
 
     # ---- to the socket ---------------------------------------------------------------------
@@ -287,7 +292,7 @@ class SocketLease(Lease):
 
     def on_hangup(self, now: float) -> None:
         self._asked = True
-        self._say(messages.ENDED, self._opened_at)
+        self._say(messages.ENDED, *self._origin)
 
     def on_end(self, now: float) -> None:
         self._was_shut(now)

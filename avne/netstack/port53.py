@@ -19,6 +19,7 @@ from avne.netstack.dns.framing import Framing, frame_reply
 from avne.netstack.wire import ip, udp
 
 if TYPE_CHECKING:
+    from avne.ipc.verdict import Verdict
     from avne.netstack.leases import Lease, Payload
     from avne.netstack.stack import Stack
     from avne.netstack.tcp.connection import Connection
@@ -135,7 +136,7 @@ class ServerStream:
         self._port53.resolver.stream_opened(self._number, now)
         self._push()
 
-    def refused(self, kind: str, code: int, now: float) -> None:
+    def refused(self, verdict: Verdict, code: int, detail: str, now: float) -> None:
         self._ended(code, now)
 
     def data(self, payload: Payload, now: float) -> None:

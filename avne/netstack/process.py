@@ -30,7 +30,7 @@ from avne.ipc import control as control_line
 from avne.ipc import lane, streams
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
-from avne.limits import TUN_MTU
+from avne.limits import LEAST_READ, TUN_MTU
 from avne.netstack import capture, lines, link
 from avne.netstack.capture import Capture
 from avne.netstack.dns.resolver import Config
@@ -89,7 +89,7 @@ class Process:
         self._epoll = select.epoll()
         self._lines = Lines(self._router(config, fds), self._epoll)
         self._capture = self._stack.capture = self._begin_capture(config["session"], generation, *fds)
-        self._streams = Streams(self._epoll, self._log, self._stack.pool)
+        self._streams = Streams(self._epoll, self._log, self._stack.pool, LEAST_READ)
         self._stack.upstreams.streams = self._streams
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last

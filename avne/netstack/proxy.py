@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from avne.errors import Malformed
 from avne.ipc.messages import Capability
+from avne.ipc.verdict import Verdict
 from avne.netstack import addresses
 from avne.netstack.dns import message, special
 from avne.netstack.flows import Flow
 from avne.netstack.handshake import Connect, Destination, Handshake, Socks5
-from avne.netstack.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
     from avne.netstack.stack import Stack
@@ -120,8 +120,12 @@ class ProxyFlow(Flow):
         """As the resolver has it: names of special use go nowhere, onion names to Tor only."""
         labels = tuple(label.encode("latin-1") for label in name.lower().removesuffix(".").split("."))
         can = self.stack.upstreams.capabilities or Capability(0)
-        onion = special.is_onion(labels)
-        if Capability.RESOLVE not in can if onion else special.answer(labels, 0) is not None:
+        if special.is_onion(labels) or special.is_elsewhere(labels):
+            # The worker's rules may lead there; without any it is Tor's, or nobody's.
+            there = Capability.ROUTES in can or (special.is_onion(labels) and Capability.RESOLVE in can)
+        else:
+            there = special.answer(labels, 0) is None
+        if not there:
             return None
         return message.host_of(labels)
 
@@ -143,10 +147,8 @@ class ProxyFlow(Flow):
             super().received(memoryview(held), now)
         self.stack.wake_flow(self)
 
-    def refused(self, kind: str, code: int, now: float) -> None:
-        what = verdict(kind, code)
-        self.stack.count(f"refused-{code:#04x}")
-        self._remark(f"refused by {kind}, code {code:#04x}: {what.value}")
+    def answer(self, what: Verdict, now: float) -> None:
+        """The upstream refused: the client is told in its own protocol."""
         self._deny(what)
 
     def _deny(self, what: Verdict) -> None:

@@ -26,6 +26,7 @@ from avne.errors import Malformed
 from avne.ipc import messages
 from avne.ipc.messages import Code, Sender
 from avne.ipc.pool import Pool
+from avne.ipc.verdict import Verdict
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
 from avne.netstack import account, addresses, proxy
 from avne.netstack.capture import Capture
@@ -37,12 +38,12 @@ from avne.netstack.port53 import Port53
 from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Upstreams
-from avne.netstack.verdict import Verdict
 from avne.netstack.wire import icmp, ip, split, tcp, udp, vnet
 from avne.netstack.wire.fragments import Fragment
 from avne.netstack.wire.icmp import Unreachable
 
 DNS_PORT = 53
+PAGES_PORT = 80  # at the gateway
 CHALLENGES_PER_SECOND = 100  # RFC 5961 §7
 _OPENING = tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN  # the first alone opens a connection
 _IDLE_DEADLINES = 1024  # that may be left in the heap beyond two for each connection
@@ -98,7 +99,7 @@ class Stack:
     def receive_text(self, head: bytearray, text: memoryview, now: float) -> None:
         """One frame in two parts (wire/split.py); `text` is the beginning of the room of `pool`.
 
-        A flow that wants it keeps it there.  Text that is not next in its turn is read again
+        A flow that wants it keeps it there.  Text that is ahead of its turn is read again
         as part of a frame of its own, to be kept.
         """
         found = split.parse(head, text)
@@ -107,7 +108,7 @@ class Stack:
             connection = self.connections.get(key)
             if connection is not None:
                 is_next = arrives.is_next(connection, segment)
-                if is_next or not text:
+                if is_next or not text or arrives.is_old(connection, segment):
                     self.text = text
                     (arrives.next_segment if is_next else arrives.segment)(connection, segment, now)
                     self.text = None
@@ -177,18 +178,25 @@ class Stack:
         flow.connection = self._connection(flow, frame, datagram, syn, key, now)
         if mapped is not None:
             self.port53.names.hold(mapped)
-        if datagram.dst in addresses.GATEWAY:
+        port = tcp.ports(frame, datagram).dst
+        if datagram.dst in addresses.GATEWAY and port != PAGES_PORT:
             flow.answer(Verdict.REFUSED, now)
             return
-        host = _text(datagram.dst) if mapped is None else self.port53.names.name_of(mapped)
+        host = self._host(datagram.dst)
         if host is None:
             flow.answer(Verdict.HOST_UNREACHABLE, now)
             return
-        flow.lease = self.upstreams.open(flow, host, tcp.ports(frame, datagram).dst)
+        flow.lease = self.upstreams.open(flow, host, port)
         if flow.lease is None:
             # A new worker is on its way: drop the SYN; the guest repeats it within a second.
             self.count("no-worker")
             flow.connection.close(True, now)
+
+    def _host(self, address: bytes) -> str | None:
+        """What a worker is asked for; None for an address of the pools that stands for no name."""
+        if address in addresses.GATEWAY:
+            return addresses.GATEWAY_NAME  # the environment's own pages
+        return self.port53.names.name_of(address) if addresses.is_mapped(address) else _text(address)
 
     def _connection(
         self, app: App, frame: bytes, datagram: ip.Datagram, syn: tcp.Segment, key: bytes, now: float

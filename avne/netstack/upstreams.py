@@ -17,6 +17,7 @@ from avne.errors import Malformed
 from avne.ipc import messages
 from avne.ipc.credit import Budget
 from avne.ipc.messages import Capability, ResolveKind, encode
+from avne.ipc.pace import Pace
 from avne.ipc.streams import Streams
 from avne.netstack.leases import Attachment, FrameLease, Lease, Payload, Session, SocketLease
 
@@ -51,6 +52,7 @@ class Upstreams:
         self.workers: dict[bytes, Worker] = {}
         self.budget = Budget()
         self._last_flow = 0
+        self._paces: dict[int, Pace] = {}
 
     @property
     def capabilities(self) -> Capability | None:
@@ -96,6 +98,12 @@ class Upstreams:
         header = encode(messages.OPEN, lease.flow, host, port, lease.grant)
         self.messages.append((worker.identity, header, None))
         return lease
+
+    def pace(self, upstream: int, rate: int) -> Pace | None:
+        """What bounds the flows of this upstream, with whichever worker they are."""
+        if not rate:
+            return None
+        return self._paces.setdefault(upstream, Pace(rate))
 
     def resolve(self, query: int, kind: ResolveKind, what: str) -> bool:
         """Ask a worker; False while there is none."""

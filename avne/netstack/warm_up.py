@@ -19,6 +19,7 @@ from typing import Any
 from avne.ipc import messages
 from avne.ipc.messages import Capability, encode
 from avne.ipc.streams import Streams
+from avne.ipc.verdict import Verdict
 from avne.netstack import addresses
 from avne.netstack.capture import Capture
 from avne.netstack.dns.resolver import Config
@@ -26,6 +27,7 @@ from avne.netstack.stack import Stack
 from avne.netstack.wire import ip, tcp, udp, vnet
 
 _WORKER = b"w0.0"
+_CAN = Capability.RESOLVE | Capability.PROOF
 _SERVERS = bytes((192, 0, 2, 1)), bytes.fromhex("20010db8") + bytes(12)
 _QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\7example\3com\0\0%c\0\1"
 _A, _PTR, _AAAA = 1, 12, 28
@@ -45,7 +47,7 @@ class _Session:
         self.stack.upstreams.streams = self._streams
         self.stack.upstreams.lanes.add(_WORKER)
         self.asked: list[list[Any]] = []
-        self._say(messages.HELLO, 0, messages.WIRE_VERSION, "tor", int(Capability.RESOLVE | Capability.PROOF))
+        self._say(messages.HELLO, 0, messages.WIRE_VERSION, "tor", int(_CAN))
 
     def close(self) -> None:
         self.stack.worker_gone(_WORKER, self.now)
@@ -119,7 +121,7 @@ def warm_up(name: str) -> None:
     for port, server in enumerate(_SERVERS, 1000):
         _connection(session, server, port)
         _Guest(session, server, port + 100)
-        session.answer(messages.REFUSED, int(messages.Code.CONNECTION_REFUSED), "refused")
+        session.answer(messages.REFUSED, int(messages.Code.CONNECTION_REFUSED), int(Verdict.REFUSED), "no")
         _refusals(session, server)
     session.now += 5
     session.turn()
@@ -132,7 +134,7 @@ def _connection(session: _Session, server: bytes, port: int) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         guest = _Guest(session, server, port)
-        session.answer(messages.SOCKET, 0, sock=ours)
+        session.answer(messages.SOCKET, 0, 0, int(_CAN), 0, sock=ours)
         guest.send(tcp.ACK)
         guest.send(tcp.ACK | tcp.PSH, bytes(3000))
         theirs.recv(4096)

@@ -9,7 +9,8 @@ address:port   the host's, none           by TCP that port, at any address (Land
 name:port      the host's, read only      that, port 53, and the machine's services that look names up
 =============  =========================  ===========================================================
 
-A worker whose netstack is on another machine has the last line's, and any port.
+With several proxies it is all of them.  A worker whose netstack is on another machine, that has an upstream
+of another package, or that may go out directly, has the last line's, and any port.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, NamedTuple
 
 from avne.confine import rules, runtime
 from avne.confine.rules import Condition, Declarations, call, one_of, without
 from avne.confine.sandbox import Wish
 from avne.upstream import way
-from avne.upstream.socks5 import is_address
+from avne.upstream.kinds import BUILT_IN
+from avne.upstream.proxy import is_address
 from avne.upstream.spec import UpstreamSpec
 
 _DNS: Final = 53
@@ -56,18 +59,29 @@ class Plan(NamedTuple):
     sockets: Declarations
 
 
-def plan(spec: UpstreamSpec, remote: bool = False) -> Plan:
-    """For a worker of `spec`; `remote`: its netstack is on another machine."""
+def plan(specs: Iterable[UpstreamSpec], remote: bool = False) -> Plan:
+    """For a worker of these upstreams; `remote`: its netstack is on another machine."""
+    layers = [layer for spec in specs for layer in spec.layers()]
+    writes = any(layer.kind == "log" and layer.argument for layer in layers)
+    open_plan = Wish(network=True, files=True, ports=None, drops_root=False, file_size=writes)
     if remote:
-        return Plan(REMOTE, Wish(network=True, files=True, ports=None, drops_root=False), _LOOK_UP)
-    if isinstance(spec.address, str):
-        return Plan("unix", Wish(descriptors=True), (call("socket", one_of(0, socket.AF_UNIX), _STREAM),))
-    host, port = spec.address
-    if is_address(host):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sockets = (call("socket", one_of(0, family), _STREAM, _TCP),)
-        return Plan("address", Wish(network=True, ports=(port,)), sockets)
-    return Plan("name", Wish(network=True, files=True, ports=(port, _DNS)), _LOOK_UP)
+        return Plan(REMOTE, open_plan, _LOOK_UP)
+    # A kind of another package may do anything, and "direct" is meant to.
+    if any(layer.kind not in BUILT_IN or layer.kind == "direct" for layer in layers):
+        return Plan("any", open_plan, _LOOK_UP)
+    reached = [layer.address for layer in layers if layer.inner is None and layer.address]
+    places = [address for address in reached if not isinstance(address, str)]
+    ports = tuple(sorted({port for _, port in places}))
+    if not all(is_address(host) for host, _ in places):
+        wish = Wish(network=True, files=True, ports=(*ports, _DNS), file_size=writes)
+        return Plan("name", wish, _LOOK_UP)
+    families = {socket.AF_INET6 if ":" in host else socket.AF_INET for host, _ in places}
+    sockets = [call("socket", one_of(0, family), _STREAM, _TCP) for family in sorted(families)]
+    unix = len(places) < len(reached)
+    if unix:
+        sockets.append(call("socket", one_of(0, socket.AF_UNIX), _STREAM))
+    wish = Wish(network=bool(places), descriptors=unix, ports=ports, file_size=writes)
+    return Plan("address" if places else "unix", wish, sockets)
 
 
 def policy(plan: Plan, modules: list[Declarations]) -> rules.Policy:
@@ -76,14 +90,20 @@ def policy(plan: Plan, modules: list[Declarations]) -> rules.Policy:
     return rules.gather(f"worker ({plan.kind})", [*modules, plan.sockets], refused)
 
 
-def open_door(spec: UpstreamSpec, plan: Plan, ask: Callable[[], None]) -> way.Way | None:
-    """The way to the proxy's unix socket, while it can be seen; None where none is needed."""
-    if isinstance(spec.address, str) and plan.wish.descriptors:
-        return way.Way(spec.address, ask)
-    return None
+def open_doors(specs: Iterable[UpstreamSpec], plan: Plan, ask: Callable[[str], None]) -> dict[str, way.Way]:
+    """The ways to the proxies' unix sockets, while they can be seen; none where none are needed."""
+    if not plan.wish.descriptors:
+        return {}
+    return {path: way.Way(path, partial(ask, path)) for path in unix_sockets(specs)}
 
 
-def narrowed(wish: Wish, door: way.Way | None) -> Wish:
-    """`wish`, but root stays root where nobody else may use the proxy's socket."""
-    all_may = door is None or bool(os.fstat(door.fileno()).st_mode & stat.S_IWOTH)
+def unix_sockets(specs: Iterable[UpstreamSpec]) -> list[str]:
+    """Their paths."""
+    found = [layer.address for spec in specs for layer in spec.layers() if layer.inner is None]
+    return sorted({address for address in found if isinstance(address, str) and address})
+
+
+def narrowed(wish: Wish, doors: Iterable[way.Way]) -> Wish:
+    """`wish`, but root stays root where nobody else may use one of the sockets."""
+    all_may = all(os.fstat(door.fileno()).st_mode & stat.S_IWOTH for door in doors)
     return wish._replace(drops_root=wish.drops_root and all_may)

@@ -7,21 +7,24 @@ from avne.ipc.messages import Code
 from avne.upstream.base import OpenError
 from avne.upstream.spec import UpstreamSpec
 
+_NAMES = {"tor": "SOCKS5", "socks5": "SOCKS5", "socks4a": "SOCKS4A", "http": "HTTP"}
+
 
 def explain(spec: UpstreamSpec, error: OpenError) -> tuple[str, str]:
     """``(problem, cure)``, as of `AvneError`."""
-    place = spec.redacted()
+    *_, reached = spec.layers()  # the one that is reached from here
+    place = reached.redacted()
     if error.code == Code.UPSTREAM_AUTH:
         return (
             f"the proxy {place} refuses our user name and password",
-            "Name it with the right ones: --upstream socks5://USER:PASSWORD@HOST:PORT",
+            f"Name it with the right ones: --upstream {reached.kind}://USER:PASSWORD@HOST:PORT",
         )
     if error.code in (Code.UPSTREAM_PROTOCOL, Code.UPSTREAM_TIMEOUT):
         return (
-            f"what listens at {place} is no SOCKS5 proxy: {error.detail}",
+            f"what listens at {place} is no {_NAMES.get(reached.kind, reached.kind)} proxy: {error.detail}",
             "Check the port: Tor's SocksPort is 9050 or 9150 as a rule.",
         )
-    if spec.kind == "tor":
+    if reached.kind == "tor":
         return (
             f"cannot reach Tor at {place}: {error.detail}",
             "Start it (sudo systemctl start tor), or name another one with --upstream.",

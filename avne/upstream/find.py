@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from avne.upstream.base import OpenError
-from avne.upstream.socks5 import connect, greet
+from avne.upstream.proxy import connect
+from avne.upstream.socks5 import greet
 from avne.upstream.spec import Address, UpstreamSpec
 
 # The unix socket first: then no process of ours owns an internet socket at all.

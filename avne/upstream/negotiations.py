@@ -13,7 +13,7 @@ from typing import Final
 from avne.confine.runtime import SENDTO
 from avne.ipc.messages import Code
 from avne.upstream.base import Negotiation, OpenError, Upstream
-from avne.upstream.socks5 import CONNECT_TIMEOUT, LARGEST_REPLY, REPLY_TIMEOUT
+from avne.upstream.proxy import CONNECT_TIMEOUT, PEEK, REPLY_TIMEOUT
 
 _ANSWER: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _EVENTS: Final = _ANSWER | select.EPOLLOUT
@@ -85,7 +85,9 @@ class Negotiations:
             return opening
         self._due = min(self._due, opening.deadline)
         self._by_fd[sock.fileno()] = opening
-        self._epoll.register(sock.fileno(), _EVENTS if opening.unsent else _ANSWER)
+        self._epoll.register(sock.fileno(), _ANSWER if opening.connected and not opening.unsent else _EVENTS)
+        if opening.connected and dialogue.done:  # one that says nothing
+            self._proceed(opening)
         return opening
 
     def forget(self, opening: Opening) -> None:
@@ -117,11 +119,13 @@ class Negotiations:
         """As far as it goes without waiting."""
         dialogue, sock = opening.dialogue, opening.sock
         try:
+            if not opening.connected:
+                opening.speak()
             while not dialogue.done:
                 if opening.unsent:
                     opening.speak()
                     continue
-                taken = dialogue.receive(sock.recv(LARGEST_REPLY, socket.MSG_PEEK))
+                taken = dialogue.receive(sock.recv(PEEK, socket.MSG_PEEK))
                 sock.recv(taken)
                 opening.unsent = dialogue.output
         except BlockingIOError:

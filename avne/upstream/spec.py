@@ -1,27 +1,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a user names an upstream, in one line of text.
+"""An upstream as the user named it: the parsed form, and the parts that the kinds' own forms are made of.
 
-    tor://HOST:PORT    tor://unix:PATH
-    socks5://[USER:PASSWORD@]HOST:PORT    socks5://[USER:PASSWORD@]unix:PATH
+    KIND://[USER:PASSWORD@]HOST:PORT    KIND://[USER:PASSWORD@]unix:PATH
 
 An IPv6 address stands in brackets; USER and PASSWORD may be percent-encoded (RFC 3986 §2.1).
-Not urllib: it takes 10 ms to import, and these forms are not quite URLs.
+Not urllib: it takes 10 ms to import, and these forms are not quite URLs.  kinds.py has the whole grammar.
 """
 
 from __future__ import annotations
 
 import socket
-from typing import Any, Final, NamedTuple, NoReturn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from avne.errors import AvneError
+if TYPE_CHECKING:
+    from avne.upstream.base import Upstream
+    from avne.upstream.proxy import Proxy
 
-MAX_CREDENTIAL: Final = 127  # bytes; PySocks corrupts longer ones (RFC 1929 would allow 255)
 MAX_UNIX_PATH: Final = 107  # bytes of sockaddr_un.sun_path without its final NUL (unix(7))
-
-_FORMS: Final = (
-    "Write tor://HOST:PORT, tor://unix:PATH, socks5://[USER:PASSWORD@]HOST:PORT or socks5://unix:PATH,"
-    " for example tor://127.0.0.1:9050."
-)
 
 Address = str | tuple[str, int]
 
@@ -29,80 +25,103 @@ Address = str | tuple[str, int]
 class UpstreamSpec(NamedTuple):
     """An upstream as it was named; Tor's credentials are the isolation token of a run."""
 
-    kind: str  # "tor" or "socks5"
-    address: Address  # the path of a unix socket, or (host, port)
+    kind: str
+    address: Address = ""  # the path of a unix socket, or (host, port); "" where there is none (yet)
     username: str | None = None
     password: str | None = None
+    argument: str = ""  # of a filter, or of another package's kind
+    inner: UpstreamSpec | None = None  # what it goes over, or, of a filter, what it wraps
 
     def redacted(self) -> str:
         """The line again, without its credentials: for logs and messages."""
+        own = f"{self.kind}:{self.argument}" if self.argument else self.kind
+        if self.address:
+            hidden = "***@" if self.username is not None and self.kind != "tor" else ""
+            own = f"{self.kind}://{hidden}{self._place()}"
+        if self.inner is None:
+            return own
+        return f"{own} over {self.inner.redacted()}" if self.address else f"{own}+{self.inner.redacted()}"
+
+    def label(self) -> str:
+        """Its kinds, without where they are: ``hosts+tor``, ``socks5 over tor``."""
+        if self.inner is None:
+            return self.kind
+        return f"{self.kind}{' over ' if self.address else '+'}{self.inner.label()}"
+
+    def _place(self) -> str:
         if isinstance(self.address, str):
-            place = f"unix:{self.address}"
-        else:
-            host, port = self.address
-            place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        hidden = "***@" if self.username is not None and self.kind != "tor" else ""
-        return f"{self.kind}://{hidden}{place}"
+            return f"unix:{self.address}"
+        host, port = self.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def layers(self) -> Iterator[UpstreamSpec]:
+        """This one, what it goes over or wraps, and so on."""
+        layer: UpstreamSpec | None = self
+        while layer is not None:
+            yield layer
+            layer = layer.inner
 
     def to_config(self) -> dict[str, Any]:
         """As the `upstream` field of a worker's configuration."""
-        return self._asdict()
+        return {**self._asdict(), "inner": None if self.inner is None else self.inner.to_config()}
 
     @classmethod
     def from_config(cls, fields: dict[str, Any]) -> UpstreamSpec:
         """The inverse of `to_config`, after msgpack turned the tuple into a list."""
-        address = fields["address"]
-        return cls(**{**fields, "address": address if isinstance(address, str) else tuple(address)})
+        address, inner = fields["address"], fields["inner"]
+        return cls(
+            **{
+                **fields,
+                "address": address if isinstance(address, str) else tuple(address),
+                "inner": None if inner is None else cls.from_config(inner),
+            }
+        )
 
 
-def parse(text: str) -> UpstreamSpec:
-    """The upstream that `text` names.  Raises `AvneError`, which never repeats a password."""
-    kind, separator, rest = text.partition("://")
-    if not separator or kind not in ("tor", "socks5"):
-        _refuse("an upstream begins with tor:// or socks5://")
-    username = password = None
-    if not rest.startswith("unix:"):
-        # The last @: one inside the password need not be encoded.
-        credentials, separator, rest = rest.rpartition("@")
-        if separator:
-            username, password = _credentials(kind, credentials)
-    return UpstreamSpec(kind, _address(rest), username, password)
-
-
-def _address(text: str) -> Address:
+def parse_address(kind: type[Upstream], text: str) -> Address:
+    """``HOST:PORT`` or ``unix:PATH``.  Raises `AvneError`."""
     if text.startswith("unix:"):
         path = text[len("unix:") :]
         if not path.startswith("/") or "\0" in path:
-            _refuse("the path of the upstream's unix socket must begin with /")
+            raise kind.bad("the path of the upstream's unix socket must begin with /")
         if len(path.encode(errors="surrogateescape")) > MAX_UNIX_PATH:
-            _refuse(f"the path of the upstream's unix socket is longer than {MAX_UNIX_PATH} bytes")
+            raise kind.bad(f"the path of the upstream's unix socket is longer than {MAX_UNIX_PATH} bytes")
         return path
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
-        _refuse("the upstream's port is missing or not a number from 1 to 65535")
+        raise kind.bad("the upstream's port is missing or not a number from 1 to 65535")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         try:
             socket.inet_pton(socket.AF_INET6, host)
         except (OSError, ValueError):
-            _refuse("the upstream's address in brackets is not an IPv6 address")
+            raise kind.bad("the upstream's address in brackets is not an IPv6 address") from None
     elif ":" in host:
-        _refuse("an IPv6 address of an upstream needs brackets, as in [::1]:9050")
+        raise kind.bad("an IPv6 address of an upstream needs brackets, as in [::1]:9050")
     elif not host or not host.isprintable() or set(host) & set("/[]@%? #\\"):
-        _refuse("the upstream's host is missing or not a host name")
+        raise kind.bad("the upstream's host is missing or not a host name")
     return host, int(port)
 
 
-def _credentials(kind: str, text: str) -> tuple[str, str]:
-    if kind == "tor":
-        _refuse("avne chooses Tor's user name and password itself, to isolate each run")
-    username, separator, password = text.partition(":")
-    if not separator:
-        _refuse("the upstream's user name has no password")
-    return _decoded(username), _decoded(password)
+def split_credentials(kind: type[Proxy], text: str) -> tuple[str | None, str | None, str]:
+    """User name and password, where there are, and the rest.  Raises `AvneError`."""
+    if text.startswith("unix:"):
+        return None, None, text
+    # The last @: one inside the password need not be encoded.
+    credentials, at, rest = text.rpartition("@")
+    if not at:
+        return None, None, text
+    if kind.credential_limit is None:
+        raise kind.bad(f"a {kind.kind} upstream takes no user name")
+    username, colon, password = credentials.partition(":")
+    if kind.password_needed and not colon:
+        raise kind.bad("the upstream's user name has no password")
+    if colon and not kind.password_needed:
+        raise kind.bad(f"a {kind.kind} upstream takes a user name only, and no password")
+    return _decoded(kind, username), _decoded(kind, password) if colon else None, rest
 
 
-def _decoded(text: str) -> str:
+def _decoded(kind: type[Proxy], text: str) -> str:
     """`text` with its percent-encoded bytes replaced."""
     head, *escapes = text.split("%")
     data = head.encode(errors="surrogateescape")
@@ -113,11 +132,9 @@ def _decoded(text: str) -> str:
             data += bytes.fromhex(escape[:2]) + escape[2:].encode(errors="surrogateescape")
         decoded = data.decode()
     except ValueError:
-        _refuse("the upstream's user name or password is not valid percent-encoded UTF-8")
-    if not 1 <= len(data) <= MAX_CREDENTIAL:
-        _refuse(f"the upstream's user name and password need 1 to {MAX_CREDENTIAL} bytes each")
+        raise kind.bad("the upstream's user name or password is not valid percent-encoded UTF-8") from None
+    limit = kind.credential_limit
+    assert limit is not None
+    if not 1 <= len(data) <= limit or "\0" in decoded:
+        raise kind.bad(f"the upstream's user name and password need 1 to {limit} bytes each")
     return decoded
-
-
-def _refuse(problem: str) -> NoReturn:
-    raise AvneError(problem, _FORMS)

@@ -88,9 +88,9 @@ class Way:
 _ways: Final[dict[str, Way]] = {}
 
 
-def use(path: str, way: Way) -> None:
-    """From here on `connect` to `path` goes that way."""
-    _ways[path] = way
+def use(ways: dict[str, Way]) -> None:
+    """From here on `connect` to a path goes its way."""
+    _ways.update(ways)
 
 
 def connect(sock: socket.socket, path: str) -> None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An upstream worker: carries the netstack's flows over an upstream, in a process of its own.
 
-``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {identity, upstream}`` on the control line,
-with its end of the lane where the netstack is on this machine, else with the ``endpoint``.  A flow's
-negotiation ends with its socket given to that netstack; where there is no lane, its bytes go by frames.py.
-The loop's thread does everything but what blocks, which happens on the pool's threads.  HELLO and READY
-with the netstack, and one look at the upstream, make ``ready``.
+``python -I -m avne.upstream.worker CONTROL_FD``, then ``config {identity, rules, resolver, about}`` on the
+control line, with its end of the lane where the netstack is on this machine, else with the ``endpoint``.
+The rules (routes.py) give each flow its upstream, whose negotiation ends with its socket given to that
+netstack; where there is no lane, its bytes go by frames.py.  The loop's thread does everything but what
+blocks, which happens on the pool's threads.  HELLO and READY with the netstack, and one look at the default
+upstream, make ``ready``.
 """
 
 from __future__ import annotations
@@ -19,39 +20,41 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from avne.confine import kernel, runtime
 from avne.confine.rules import Policy
 from avne.confine.sandbox import Sandbox
-from avne.errors import Malformed
+from avne.errors import AvneError, Malformed
 from avne.ipc import control as control_line
 from avne.ipc import lane, messages, streams
 from avne.ipc.control import Control
 from avne.ipc.messages import Code, ResolveKind, Sender, encode
 from avne.ipc.pool import Pool as Memory
 from avne.ipc.streams import Streams
-from avne.upstream import confinement, failure, lookout, negotiations, pool, socks5, uplink, way
-from avne.upstream.base import Attempt, OpenError, Resolved
+from avne.ipc.verdict import Verdict
+from avne.upstream import confinement, failure, lookout, pool, proxy, services, uplink, way
+from avne.upstream import negotiations as negotiating
+from avne.upstream.base import Attempt, OpenError, Resolved, Upstream
 from avne.upstream.frames import Frames
 from avne.upstream.negotiations import Negotiations, Opening
 from avne.upstream.pool import Pool
-from avne.upstream.socks5 import Socks5
+from avne.upstream.router import Router
+from avne.upstream.routes import Route, Routes
+from avne.upstream.services import Services
 from avne.upstream.spec import UpstreamSpec
-from avne.upstream.tor import Tor
 from avne.upstream.uplink import Payload, connect
 from avne.upstream.warm_up import warm_up
 
-SYSCALLS: Final = ("epoll_wait", "epoll_pwait", "epoll_ctl")
+SYSCALLS: Final = ("epoll_wait", "epoll_pwait", "epoll_ctl", "write")  # the last for a filter's log
 _MODULES: Final = (
-    runtime, control_line, lane, streams, negotiations, lookout, uplink, pool, socks5, way
+    runtime, control_line, lane, streams, negotiating, lookout, uplink, pool, proxy, services, way
 )  # fmt: skip
 
 ZMQ_THREADS: Final = 2  # one for its sockets, one that buries them
 STATS_INTERVAL: Final = 1.0
 DRAIN_BOUND: Final = 30.0  # for all flows together
-
-_UPSTREAMS: Final = {"socks5": Socks5, "tor": Tor}
 
 
 def policy(plan: confinement.Plan) -> Policy:
@@ -64,6 +67,18 @@ def policy(plan: confinement.Plan) -> Policy:
     return confinement.policy(plan, modules)
 
 
+def make_routes(control: Control, config: dict[str, Any]) -> Routes:
+    """With all that they read from files.  Raises `AvneError`."""
+    resolver = config["resolver"]
+
+    def log(level: str, event: str, fields: dict[str, Any]) -> None:
+        with contextlib.suppress(BlockingIOError):  # a supervisor that is stopped (^Z) misses it
+            control.send("log", level, event, fields)
+
+    rules = Router.from_config(config["rules"])
+    return Routes(rules, None if resolver is None else (resolver[0], resolver[1]), log, config["about"])
+
+
 class Worker:
     """The process."""
 
@@ -72,18 +87,21 @@ class Worker:
         control: Control,
         config: dict[str, Any],
         lane: socket.socket | None,
-        spec: UpstreamSpec,
-        door: way.Way | None,
+        routes: Routes,
+        doors: dict[str, way.Way],
     ) -> None:
         self._control = control
-        self._door = door
-        self._upstream = _UPSTREAMS[spec.kind](spec)
+        self._routes = routes
+        self._doors = doors
+        upstreams = self._routes.upstreams
         self._pool = Pool()
         self._epoll = select.epoll()
         self._uplink = connect(config, lane, self._epoll)
         self._streams = Streams(self._epoll, self._log, Memory())
-        self._frames = Frames(self._uplink, self._streams, self._epoll, self._upstream, self._log)
-        self._negotiations = Negotiations(self._epoll, self._upstream, self._streams.closing)
+        self._frames = Frames(self._uplink, self._streams, self._epoll, upstreams, self._log)
+        closing = self._streams.closing
+        self._services = Services(self._epoll, closing)
+        self._negotiations = [Negotiations(self._epoll, upstream, closing) for upstream in upstreams]
         self._opening: dict[int, Attempt | Opening] = {}
         self._last_stats = (0, 0, 0)
         self._stats_at = 0.0
@@ -94,9 +112,10 @@ class Worker:
         """Greet the netstack, look at the upstream, and work until drained or cut off."""
         for fd in (self._control.fileno(), self._pool.wake):
             self._epoll.register(fd, select.EPOLLIN)
-        about = messages.WIRE_VERSION, self._upstream.kind, int(self._upstream.capabilities)
+        default = self._routes.default
+        about = messages.WIRE_VERSION, default.spec.label()[:32], int(self._routes.capabilities)
         self._uplink.send(encode(messages.HELLO, 0, *about))
-        self._pool.submit(self._upstream.check, self._on_checked)
+        self._pool.submit(default.check, self._on_checked)
         while not self._is_drained():
             timeout = self._timeout()
             events = self._epoll.poll(timeout)
@@ -107,13 +126,18 @@ class Worker:
                 self._on_event(fd, mask)
             self._receive(self._uplink.receive())
             self._streams.take_turn()
-            self._negotiations.handle_timer(self._streams.now)
+            self._handle_timers(self._streams.now)
             self._streams.handle_timer()
             if self._checked:
                 self._frames.handle_timer()
             self._report_stats()
             self._uplink.flush()
         os._exit(0)
+
+    def _handle_timers(self, now: float) -> None:
+        for negotiations in self._negotiations:
+            negotiations.handle_timer(now)
+        self._services.handle_timer(now)
 
     def _on_event(self, fd: int, mask: int) -> None:
         if fd == self._control.fileno():
@@ -127,7 +151,11 @@ class Worker:
                 self._broken(error)
             if received is not None:
                 self._receive(received)
-            elif not (self._negotiations.on_event(fd) or self._streams.on_event(fd, mask)):
+            elif not (
+                any(negotiations.on_event(fd) for negotiations in self._negotiations)
+                or self._streams.on_event(fd, mask)
+                or self._services.on_event(fd)
+            ):
                 self._frames.on_event(fd, mask)
             if self._uplink.closed:
                 os._exit(0)  # the netstack has gone, or has cut us off
@@ -135,7 +163,8 @@ class Worker:
     def _timeout(self) -> float:
         if not self._uplink.idle():
             return 0.0
-        due = min(self._streams.now + 60.0, self._negotiations.poll_at(), self._streams.poll_at())
+        due = min(self._streams.now + 60.0, self._services.poll_at(), self._streams.poll_at())
+        due = min(due, *(negotiations.poll_at() for negotiations in self._negotiations))
         if self._checked:
             due = min(due, self._frames.poll_at())
         if self._stats() != self._last_stats:
@@ -189,37 +218,50 @@ class Worker:
             self._refuse(number, OpenError(Code.UPSTREAM_DOWN, "this worker is about to end"))
             return
 
+        route = self._routes.pick(host, port)
+        upstream = route.upstream
+
         def done(result: socket.socket | OpenError) -> None:
             if self._opening.pop(number, None) is None:  # given up meanwhile
                 if isinstance(result, socket.socket):
                     result.close()
-            elif isinstance(result, OpenError):
-                self._refuse(number, result)
-            elif self._uplink.takes_sockets:
-                opened = int(self._streams.now * 1e6)
-                self._uplink.give(encode(messages.SOCKET, number, opened), result)
+                return
+            upstream.opened(host, port, result if isinstance(result, OpenError) else None)
+            if isinstance(result, OpenError):
+                self._refuse(number, self._routes.refusal(route, result), upstream)
             else:
-                self._frames.adopt(number, result, credit)
+                self._hand_over(number, result, credit, route)
 
         attempt = self._opening[number] = Attempt()
         try:
-            dialogue = self._upstream.dialogue(host, port)
-            opening = self._negotiations.start(dialogue, done) if dialogue else None
+            if service := upstream.service(host, port):
+                done(self._services.start(service))
+                return
+            # Who wants circuits of a flow's own tells the upstream so here: it is known for whom it is.
+            dialogue = upstream.dialogue(host, port)
+            opening = self._negotiations[route.number].start(dialogue, done) if dialogue else None
         except OpenError as error:
             done(error)
             return
         if opening is None:
-            self._pool.submit(lambda: self._upstream.open(host, port, attempt), done)
+            self._pool.submit(lambda: upstream.open(host, port, attempt), done)
         elif number in self._opening:  # not done yet
             self._opening[number] = opening
 
-    def _refuse(self, number: int, error: OpenError) -> None:
-        self._uplink.send(encode(messages.REFUSED, number, error.code, error.detail))
+    def _hand_over(self, number: int, sock: socket.socket, credit: int, route: Route) -> None:
+        """A connected socket, to who moves its bytes."""
+        if not self._uplink.takes_sockets:
+            self._frames.adopt(number, sock, credit, route.number)
+            return
+        upstream = route.upstream
+        about = int(self._streams.now * 1e6), route.number, int(upstream.capabilities), upstream.rate
+        self._uplink.give(encode(messages.SOCKET, number, *about), sock)
+
+    def _refuse(self, number: int, error: OpenError, upstream: Upstream | None = None) -> None:
+        verdict = Verdict.REFUSED if upstream is None else upstream.verdict(error.code)
+        self._uplink.send(encode(messages.REFUSED, number, error.code, int(verdict), error.detail))
 
     def _resolve(self, number: int, kind: ResolveKind, what: str) -> None:
-        def work() -> Resolved:
-            return self._upstream.resolve(kind, what, Attempt())
-
         def done(result: Resolved | OpenError) -> None:
             if isinstance(result, OpenError):
                 self._uplink.send(encode(messages.RESOLVED, number, result.code, [], 0))
@@ -227,7 +269,15 @@ class Worker:
                 answer = int(Code.SUCCEEDED), result.answers, result.ttl
                 self._uplink.send(encode(messages.RESOLVED, number, *answer))
 
-        self._pool.submit(work, done)
+        if kind is ResolveKind.ROUTE:
+            self._uplink.send(encode(messages.RESOLVED, number, int(self._routes.judge(what)), [], 0))
+            return
+        try:
+            upstream = self._routes.asked(what)
+        except OpenError as error:
+            done(error)
+            return
+        self._pool.submit(lambda: upstream.resolve(kind, what, Attempt()), done)
 
     def _drain(self) -> None:
         if self._drain_until is None:
@@ -257,10 +307,18 @@ class Worker:
 
     def _on_checked(self, result: OpenError | None) -> None:
         if result is not None:
-            self._control.send("failed", *failure.explain(self._upstream.spec, result))
+            self._control.send("failed", *failure.explain(self._routes.default.spec, result))
             os._exit(1)
         self._checked = True
         self._announce()
+        for upstream in self._routes.upstreams:
+            if upstream is not self._routes.default:
+                self._pool.submit(upstream.check, partial(self._note, upstream.spec))
+
+    def _note(self, spec: UpstreamSpec, error: OpenError | None) -> None:
+        """An upstream of a rule: one that is not there is no reason not to begin."""
+        if error is not None:
+            self._log("warning", "upstream-down", {"upstream": spec.label(), "why": error.detail})
 
     def _announce(self) -> None:
         if self._welcome and self._checked:
@@ -273,8 +331,8 @@ class Worker:
         message, fds = received
         if not message:
             os._exit(0)  # the supervisor has gone
-        if message[0] == "socket" and self._door is not None:
-            self._door.renew(fds[0] if fds else None)
+        if message[0] == "socket" and message[1] in self._doors:
+            self._doors[message[1]].renew(fds[0] if fds else None)
 
     def _log(self, level: str, event: str, fields: dict[str, Any]) -> None:
         with contextlib.suppress(BlockingIOError):  # a supervisor that is stopped (^Z) misses it
@@ -293,17 +351,22 @@ def main() -> None:
     if verb != "config":
         raise RuntimeError(f"expected config, got {verb}")
     sock.setblocking(False)
-    spec = UpstreamSpec.from_config(config["upstream"])
     # For ps(1): "avne [tor 1]" for the identity "w1.1" (slot.generation).
     slot = config["identity"].lstrip("w").partition(".")[0]
-    kernel.introduce(f"avne [{spec.kind} {slot}]", signal.SIGKILL)
+    kernel.introduce(f"avne [{config['about']['upstream']} {slot}]", signal.SIGKILL)
+    try:
+        routes = make_routes(control, config)
+    except AvneError as error:
+        control.send("failed", error.problem, error.cure)
+        return
+    specs = [upstream.spec for upstream in routes.upstreams]
     lane_end = socket.socket(fileno=fds[0]) if fds else None
-    plan = confinement.plan(spec, remote=lane_end is None)
-    door = confinement.open_door(spec, plan, lambda: control.send("reopen"))
-    got = sandbox.isolate(confinement.narrowed(plan.wish, door))
-    if door and got.empty_root and isinstance(spec.address, str):
-        way.use(spec.address, door)
-    worker = Worker(control, config, lane_end, spec, door)
+    plan = confinement.plan(specs, remote=lane_end is None)
+    doors = confinement.open_doors(specs, plan, partial(control.send, "reopen"))
+    got = sandbox.isolate(confinement.narrowed(plan.wish, doors.values()))
+    if got.empty_root:
+        way.use(doors)
+    worker = Worker(control, config, lane_end, routes, doors)
     warm_up()
     calls = sandbox.seal(policy(plan), 0 if lane_end else ZMQ_THREADS)
     control.send("log", "info", "confined", {"kind": plan.kind, **got.fields(), "calls": calls})

@@ -105,6 +105,8 @@ class Bed:
         self.socks = f"socks5://unix:{self.dir}/sockets/socks"
         self.socks_path = f"{self.dir}/sockets/socks"
         self.socks_auth_path = f"{self.dir}/sockets/socks-auth"
+        self.http = f"http://unix:{self.dir}/sockets/http"
+        self.socks4a = f"socks4a://unix:{self.dir}/sockets/socks4"
         self.socks_credentials: list[str] = answer["credentials"]
         self.socks_tcp = ("127.0.0.1", int(answer["port"]))
         self.tor = f"tor://unix:{self.dir}/sockets/tor"

@@ -33,6 +33,8 @@ NEVER_ACCEPTS = 2003  # its queue is full: a SYN is dropped
 SILENT = 2004  # accepts; never reads, never writes
 REFUSED = 2005  # nothing listens
 CLOSES = 2006  # accepts, and closes at once
+PROXY = 1080  # SOCKS5, for chains
+PROXY_AUTH = 1081  # the same, with a user name and a password
 DIGEST = 2007  # reads to the end of file, then answers "COUNT SHA256\n"
 
 RST_AFTER = 65536

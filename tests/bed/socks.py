@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A plain, truthful SOCKS 5 server (RFC 1928, RFC 1929): CONNECT only.
+"""A plain, truthful SOCKS 5 server (RFC 1928, RFC 1929): CONNECT only.  SOCKS4A and HTTP, too: dialects.py.
 
 * The reply is what connect(2) said: refused 05, host unreachable (and unknown names) 04, network
   unreachable 03, not allowed 02, timeout 06 after `timeout` seconds.
@@ -8,7 +8,8 @@
 * Names are looked up in the zone itself.
 
 Each connection has a thread.  Started as ``python -m tests.bed.socks CONFIG NETNS``: listens on unix
-sockets, and on the loopback of the network namespace NETNS (a descriptor), which need not be its own.
+sockets, in the world itself (for chains), and on the loopback of the network namespace NETNS (a descriptor),
+which need not be its own.
 It writes one line of JSON, ``{"port": …}``, when it listens, and a line of counters for each line read.
 """
 
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bed import places
+from tests.bed.dialects import Http, Socks4
 from tests.bed.namespaces import network_of
 from tests.bed.splicing import Relay
 from tests.bed.tornet.socks_client import receive_exactly
@@ -61,29 +63,36 @@ class Socks:
             for key, change in changes.items():
                 self.counters[key] += change
 
-    def listen(self, sock: socket.socket, credentials: list[str] | None) -> None:
+    def listen(
+        self, sock: socket.socket, credentials: list[str] | None, dialect: Socks4 | Http | None = None
+    ) -> None:
         sock.listen(1024)
 
         def accept() -> None:
             while True:
                 client, _ = sock.accept()
-                threading.Thread(target=self._serve, args=(client, credentials), daemon=True).start()
+                threading.Thread(target=self._serve, args=(client, credentials, dialect), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
 
-    def _serve(self, client: socket.socket, credentials: list[str] | None) -> None:
+    def _serve(
+        self, client: socket.socket, credentials: list[str] | None, dialect: Socks4 | Http | None
+    ) -> None:
         self._count(open=1, total=1)
         with contextlib.suppress(OSError), client:
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._greet(client, credentials)
+            if not dialect:
+                self._greet(client, credentials)
             try:
-                far, reset = self._connect(*self._request(client))
+                asked = dialect.ask(client, self._look_up) if dialect else self._request(client)
+                far, reset = self._connect(*asked)
             except Refused as refused:
-                client.sendall(bytes([5, refused.code, 0, 1]) + bytes(6))
+                refusal = bytes([5, refused.code, 0, 1]) + bytes(6)
+                client.sendall(dialect.refusal(refused.code) if dialect else refusal)
             else:
                 with far:
-                    client.sendall(_success(far))
+                    client.sendall(dialect.success(far) if dialect else _success(far))
                     relay = Relay(client, far, reset)
                     relay.run()
                     self._count(up=relay.up.total, down=relay.down.total)
@@ -180,6 +189,15 @@ def main(config: dict[str, Any], namespace: int) -> None:
     server = Socks(config)
     server.listen(unix_listener(config["path"]), None)
     server.listen(unix_listener(config["path_auth"]), config["credentials"])
+    for name, dialect in (("socks4", Socks4), ("http", Http)):
+        for suffix, credentials in (("", None), ("-auth", config["credentials"])):
+            path = os.path.join(os.path.dirname(config["path"]), f"{name}{suffix}")
+            server.listen(unix_listener(path), credentials, dialect(credentials))
+    for port, credentials in ((places.PROXY, None), (places.PROXY_AUTH, config["credentials"])):
+        inside = socket.socket()
+        inside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        inside.bind((places.V4, port))
+        server.listen(inside, credentials)
     with network_of(namespace):
         tcp = socket.socket()
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -53,7 +53,7 @@ def test_json_has_every_probe(run_doctor):
     ("env", "name", "said"),
     [
         ({"AVNE_UPSTREAM": "tor://127.0.0.1:1"}, "upstream", "cannot reach Tor at tor://127.0.0.1:1"),
-        ({"AVNE_UPSTREAM": "http://x:1"}, "settings", "begins with tor:// or socks5://"),
+        ({"AVNE_UPSTREAM": "gopher://x:1"}, "settings", "no kind of upstream 'gopher'"),
         ({"AVNE_WORKERS": "0"}, "settings", "AVNE_WORKERS cannot be '0'"),
         ({"XDG_STATE_HOME": "/proc/nowhere"}, "state directory", "cannot use /proc/nowhere/avne"),
     ],

@@ -69,11 +69,14 @@ def test_what_follows_the_program_belongs_to_it(ran, arguments, program):
 
 def test_every_setting_is_an_option_of_run(ran):
     cli.main(["run", "--upstream", "u", "--workers", "2", "--dns", "d", "--resolver", "r", "--helper", "h",
-              "--torrc", "/t", "--netstack", "/s", "--log-names", "-vvv", "-q", "--capture", "c",
-              "--receipt", "r", "--name", "n", "true"])  # fmt: skip
+              "--torrc", "/t", "--log-names", "-vvv", "-q", "--capture", "c", "--receipt", "r",
+              "--name", "n", "--rule", "a=b", "--rule", "c=d", "--onion-only", "--https-only",
+              "--on-failure", "kill", "--netstack", "/s", "true"])  # fmt: skip
     program, flags, more = ran[0]
     assert flags == {"upstream": "u", "workers": "2", "dns": "d", "resolver": "r", "helper": "h",
-                     "netstack": "/s", "tor.torrc": "/t", "log_names": "true", "verbose": 2}  # fmt: skip
+                     "tor.torrc": "/t", "log_names": "true", "verbose": 2, "rules": ["a=b", "c=d"],
+                     "onion_only": "true", "https_only": "true", "on_failure": "kill",
+                     "netstack": "/s"}  # fmt: skip
     assert more == More(quiet=True, capture="c", name="n", receipt="r")
     assert program == ["true"]
 
@@ -99,7 +102,15 @@ def test_what_opens_and_closes_holes(ran):
         (["run", "--work", "2", "true"], 125, "--work"),
         (["run", "--workers", "many", "true"], 125, "--workers cannot be 'many'"),
         (["run", "--helper", "sudo", "true"], 125, "It takes auto, rootless or setuid."),
-        (["run", "--upstream", "http://x:1", "true"], 125, "an upstream begins with tor:// or socks5://"),
+        (["run", "--upstream", "gopher://x:1", "true"], 125, "there is no kind of upstream 'gopher'"),
+        (["run", "--rule", "*.i2p", "true"], 125, "--rule cannot be ['*.i2p']"),
+        (["run", "--rule", "*.i2p=htp://h:1", "true"], 125, "Did you mean http?"),
+        (["run", "--rule", "a..b=block", "true"], 125, "the 1. rule"),
+        (["run", "--rule", "*.lan=direct", "true"], 125, "--allow-direct"),
+        (["run", "--upstream", "direct", "true"], 125, "--allow-direct"),
+        (["run", "--https-only", "--resolver", "h:5353", "true"], 125, "--resolver none"),
+        (["rules", "test", "host", "x"], 2, "'x' is no port"),
+        (["rules", "show", "host", "1"], 2, "show"),
         (["--foo"], 125, "unknown option --foo"),
         (["attach"], 125, "See: avne attach --help"),
         (["attach", "--foo", "one"], 125, "--foo"),

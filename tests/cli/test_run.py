@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from avne.cli.run import isolated, warn_of_environment
+from avne.cli.routing import Routing, Written
+from avne.cli.run import warn_of_environment
+from avne.upstream import patterns
 from avne.upstream.spec import UpstreamSpec
 
 TELL_SIGNALS = """
@@ -266,9 +268,15 @@ def test_what_would_lead_a_program_to_a_proxy_is_warned_about(environ, told):
 
 
 def test_each_run_is_isolated_in_tor():
-    first, second = (isolated(UpstreamSpec("tor", "/run/tor/socks")) for _ in range(2))
+    known = UpstreamSpec("tor", "/run/tor/socks")
+    rule = Written(patterns.parse("*"), UpstreamSpec("socks5", ("h", 1), inner=UpstreamSpec("tor")), "--rule")
+    written = Routing(UpstreamSpec("log", inner=UpstreamSpec("tor")), (rule,), False, False)
+    runs = [written.completed(known) for _ in range(2)]
+    first, second = (run.default.inner for run in runs)
+    assert runs[0].rules[0].upstream.inner == first, "one run is one identity"
+    assert first.address == known.address
     assert re.fullmatch("avne-[0-9a-f]{16}", first.username)
     assert re.fullmatch("[0-9a-f]{16}", first.password)
     assert first.username != second.username
     plain = UpstreamSpec("socks5", ("h", 1), "me", "secret")
-    assert isolated(plain) == plain
+    assert Routing(plain, (), False, False).completed(None).default == plain

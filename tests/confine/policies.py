@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from avne.netstack import process
 from avne.upstream import confinement, worker
-from avne.upstream.spec import parse
+from avne.upstream.kinds import parse
 
 _PROXIES = {
     "unix": "tor://unix:/x", "v4": "tor://127.0.0.1:9050", "v6": "tor://[::1]:9050", "name": "socks5://proxy:1",
@@ -13,7 +13,7 @@ _PROXIES = {
 
 
 def of_worker(proxy: str, remote: bool = False):
-    return worker.policy(confinement.plan(parse(_PROXIES[proxy]), remote))
+    return worker.policy(confinement.plan([parse(_PROXIES[proxy])], remote))
 
 
 NETSTACK = process.policy(router=False, captures=True)

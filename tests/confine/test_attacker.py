@@ -168,7 +168,7 @@ def test_outside_each_attack_succeeds(world, name):
 @WHO
 @pytest.mark.parametrize("kind", ["unix", "address", "name"])
 def test_inside_none_does(world, kind, user):
-    plan = confinement.plan(_spec(kind, world))
+    plan = confinement.plan([_spec(kind, world)])
     policy = worker.policy(plan)
     found = {name: _outcome(attack, world, plan.wish, policy, user) for name, attack in ATTACKS.items()}
     reached = {name for name, how in found.items() if how == ""}
@@ -182,19 +182,19 @@ def test_inside_none_does(world, kind, user):
 
 @WHO
 def test_its_proxy_is_what_it_reaches(world, user):
-    plan = confinement.plan(_spec("unix", world))
+    plan = confinement.plan([_spec("unix", world)])
     policy = worker.policy(plan)
     assert _outcome(lambda world: _unix(f"/fd/{world.door}"), world, plan.wish, policy, user) == ""
     assert _outcome(lambda _: _by_descriptors(), world, plan.wish, policy, user) != ""
     for kind in ("address", "name"):
-        plan = confinement.plan(_spec(kind, world))
+        plan = confinement.plan([_spec(kind, world)])
         found = _outcome(lambda world: _tcp(world.proxy_port), world, plan.wish, worker.policy(plan), user)
         assert found == ""
 
 
 def test_what_landlock_does_not_see(world):
     """The proxy's port at another address: told in the table of confinement.py, and shown here."""
-    plan = confinement.plan(_spec("address", world))
+    plan = confinement.plan([_spec("address", world)])
     with socket.socket() as elsewhere:
         elsewhere.bind(("127.0.0.2", world.proxy_port))
         elsewhere.listen()

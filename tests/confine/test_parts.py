@@ -64,7 +64,9 @@ import builtins, json
 from tests.fuzz import engine
 import avne.netstack.process, avne.upstream.worker
 from avne.netstack.warm_up import warm_up
+from avne.upstream.warm_up import warm_up as warm_up_worker
 warm_up("x")
+warm_up_worker()
 real, seen = builtins.__import__, []
 def record(name, globals=None, *rest):
     who = (globals or {}).get("__name__", "C")

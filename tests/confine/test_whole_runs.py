@@ -29,7 +29,7 @@ def test_doctor_shows_policies_and_proofs(tmp_path):
     words = [sys.executable, "-m", "avne", "doctor", "--sandbox"]
     done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "netstack: 27 system calls; any other kills the process" in done.stdout
+    assert "netstack: 28 system calls; any other kills the process" in done.stdout
     assert "mmap(arg2&0x4=0x0)" in done.stdout
     done = subprocess.run([*words, "--json"], env=environ, capture_output=True, text=True, timeout=60)
     found = json.loads(done.stdout)

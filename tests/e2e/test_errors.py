@@ -40,13 +40,13 @@ def test_a_forgotten_run(avne):
 
 
 @pytest.mark.parametrize(
-    "upstream", ["http://x:1", "socks5://nowhere", "tor://unix:", "socks5://u:p@h:99999", "tor://[::1:9050"]
+    "upstream", ["gopher://x:1", "socks5://nowhere", "tor://unix:", "socks5://u:p@h:99999", "tor://[::1:9050"]
 )
 def test_a_bad_upstream(avne, upstream):
     assert "upstream" in _message(avne.run("true", upstream=upstream), 125).lower()
 
 
-@pytest.mark.parametrize("kind", ["tor", "socks5"])
+@pytest.mark.parametrize("kind", ["tor", "socks5", "socks4a", "http"])
 def test_an_upstream_that_is_not_there(avne, kind):
     text = _message(avne.run("true", upstream=f"{kind}://unix:/run/avne-no-such-socket"), 125)
     assert "/run/avne-no-such-socket" in text

@@ -29,6 +29,7 @@ HARNESSES: dict[str, Harness] = {
     "lane": workers.lane,
     "control": workers.control,
     "socks": workers.socks,
+    "proxies": workers.proxies,
     "packets": parsers.packets,
     "tcp-options": parsers.options,
     "reassembly": parsers.overlaps,
@@ -37,7 +38,8 @@ HARNESSES: dict[str, Harness] = {
 # as one of the parsers.
 WEIGHTS = {
     "frames": 8, "segments": 3, "dns-queries": 5, "dns-answers": 2, "worker-to-netstack": 4, "lane": 1,
-    "netstack-to-worker": 6, "control": 2, "socks": 4, "packets": 8, "tcp-options": 4, "reassembly": 2,
+    "netstack-to-worker": 6, "control": 2, "socks": 4, "proxies": 2, "packets": 8, "tcp-options": 4,
+    "reassembly": 2,
 }  # fmt: skip
 CORPUS = Path(__file__).parent / "corpus"
 LONGEST = 600  # bytes of an input

@@ -244,7 +244,7 @@ class _Run:
                 self.opened(c.pick(CREDITS))
             else:
                 flow_code = c.pick([1, 2, 3, 4, 5, 6, 0xF1, 0x101, 0x102, 0x104])
-                self.say(messages.REFUSED, flow_code, "")
+                self.say(messages.REFUSED, flow_code, c.byte() % 5, "")
                 self.flow = 0
         elif what < 4 and not self.shut:
             size = min(c.pick(SIZES), self.down)

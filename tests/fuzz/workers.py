@@ -9,6 +9,7 @@ import os
 import select
 import socket
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -22,8 +23,11 @@ from avne.ipc.pool import Pool
 from avne.ipc.streams import Streams
 from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_PAYLOAD
 from avne.netstack.wire import tcp
-from avne.upstream.base import OpenError, Upstream
+from avne.upstream.base import Negotiation, OpenError, Upstream
 from avne.upstream.frames import Frames
+from avne.upstream.http import Connect
+from avne.upstream.proxy import Chain
+from avne.upstream.socks4a import Request
 from avne.upstream.socks5 import COMMAND_CONNECT, Dialogue
 from avne.upstream.spec import UpstreamSpec
 
@@ -212,13 +216,13 @@ def streams(data: bytes) -> set[str]:
     config = c.byte()
     uplink, epoll = _Uplink(), _Epoll()
     logs: list[str] = []
-    upstream = _HalfClose() if config & 1 else _NoHalfClose()
+    upstream = (_HalfClose if config & 1 else _NoHalfClose)(UpstreamSpec("socks5"))
 
     def log(level: str, event: str, fields: dict[str, Any]) -> None:
         logs.append(event)
 
     machine = Streams(epoll, log, _pool)  # type: ignore[arg-type]
-    frames = Frames(uplink, machine, epoll, upstream, log)  # type: ignore[arg-type]
+    frames = Frames(uplink, machine, epoll, [upstream], log)  # type: ignore[arg-type]
     machine.now = 1000.0
     sockets: list[_Socket] = []
     granted: dict[int, int] = {}
@@ -227,7 +231,7 @@ def streams(data: bytes) -> set[str]:
         sock = _Socket(10 + number, c)
         sockets.append(sock)
         credit = granted[number] = c.pick([0, 1, 5000, 1 << 16, CREDIT_MAX])
-        frames.adopt(number, sock, credit)  # type: ignore[arg-type]
+        frames.adopt(number, sock, credit, 0)  # type: ignore[arg-type]
     try:
         for _ in range(32):
             if not c.more:
@@ -387,3 +391,38 @@ def socks(data: bytes) -> set[str]:
         return {"connected"}
     assert len(refusal.detail) <= 200
     return {f"refused {refusal.code}"}
+
+
+NEGOTIATIONS: list[Callable[[UpstreamSpec, str], Negotiation]] = [
+    lambda spec, host: Connect(spec, host, 80),
+    lambda spec, host: Request(spec, host, 80),
+    lambda spec, host: Chain(Dialogue(spec, COMMAND_CONNECT, "p", 80), Connect(spec, host, 80)),
+]
+# Which mutations alone would take long to find.
+_GOOD = b"HTTP/1.1 200 OK\r\n\r\n", b"\0\x5a" + bytes(6), b"\5\0\5\0\0\1" + bytes(6)
+
+
+def proxies(data: bytes) -> set[str]:
+    """The same of HTTP and SOCKS4 proxies and of chains: what was taken is what it takes a byte at a time."""
+    c = Choices(data)
+    spec, host, make = c.pick(SPECS), c.pick(HOSTS), c.pick(NEGOTIATIONS)
+    answer = b"".join(c.pick(_GOOD) if c.byte() & 1 else c.take(c.byte()) for _ in range(4))
+    step = 1 + c.byte()
+
+    def outcome(step: int) -> tuple[int, int]:
+        """How much was taken, and the code of a refusal."""
+        at = 0
+        try:
+            negotiation = make(spec, host)
+            while not negotiation.done:
+                piece = answer[at : at + step]
+                taken = negotiation.receive(piece)
+                assert 0 < taken <= len(piece)
+                at += taken
+        except OpenError as refusal:
+            return -1, refusal.code
+        return at, 0
+
+    assert outcome(step) == outcome(1)
+    taken, code = outcome(1)
+    return {f"{NEGOTIATIONS.index(make)} {'connected' if taken > 0 else f'refused {code:#x}'}"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avne.ipc.credit import PERIOD, Account, Budget
-from avne.limits import CREDIT_MAX, CREDIT_MIN, CREDIT_PROMISED, CREDIT_TOTAL, MAX_FLOWS
+from avne.limits import CREDIT_FIRST, CREDIT_MAX, CREDIT_MIN, CREDIT_PROMISED, CREDIT_TOTAL, MAX_FLOWS
 
 
 def move(accounts: list[Account], now: float, rounds: int = 1) -> float:
@@ -33,6 +33,20 @@ def test_it_begins_small_and_grows_with_its_use() -> None:
     assert sizes == [CREDIT_MIN << n for n in range(len(sizes))]
     move([account], now, 10)
     assert account.outstanding == CREDIT_MAX
+
+
+def test_the_first_windows_are_large_while_little_is_promised() -> None:
+    """… and MAX_FLOWS idle flows leave a busy one all it can use."""
+    budget = Budget()
+    firsts = []
+    for _ in range(MAX_FLOWS * 5 // 8):
+        firsts.append(budget.first())
+        Account(budget, budget.first())
+    few = CREDIT_PROMISED // 4 // CREDIT_FIRST
+    assert firsts == [CREDIT_FIRST] * few + [CREDIT_MIN] * (len(firsts) - few)
+    busy = Account(budget)
+    move([busy], 0.0, 20)
+    assert busy.outstanding == CREDIT_MAX
 
 
 def test_an_idle_flow_stays_small() -> None:

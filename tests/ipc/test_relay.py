@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from avne.errors import Malformed
 from avne.ipc.messages import Code
 from avne.ipc.relay import QUIET, RESET_GRACE, Budget, Relay, Step
-from avne.limits import CREDIT_MAX, CREDIT_MIN
+from avne.limits import CREDIT_FIRST, CREDIT_MAX
 
 
 def relay(
@@ -33,19 +33,19 @@ def written(relay: Relay, now: float = 0.0) -> bytes:
 def test_credit_comes_back_as_bytes_are_written() -> None:
     budget = Budget()
     r = relay(budget=budget)
-    assert r.grant == budget.held == CREDIT_MIN
-    r.receive_data(bytes(CREDIT_MIN // 4 - 1), 0.0)
-    assert r.wrote(CREDIT_MIN // 4 - 1, 0.0) == 0
+    assert r.grant == budget.held == CREDIT_FIRST
+    r.receive_data(bytes(CREDIT_FIRST // 4 - 1), 0.0)
+    assert r.wrote(CREDIT_FIRST // 4 - 1, 0.0) == 0
     r.receive_data(b"x", 0.0)
-    assert r.wrote(1, 0.0) == CREDIT_MIN // 4
-    assert r.grant == budget.held == CREDIT_MIN
+    assert r.wrote(1, 0.0) == CREDIT_FIRST // 4
+    assert r.grant == budget.held == CREDIT_FIRST
     r.release()
     assert budget.held == 0
 
 
 def test_data_beyond_the_credit_is_the_netstack_s_fault() -> None:
     r = relay()
-    r.receive_data(bytes(CREDIT_MIN), 0.0)
+    r.receive_data(bytes(CREDIT_FIRST), 0.0)
     with pytest.raises(Malformed, match="wire-credit"):
         r.receive_data(b"x", 0.0)
 
@@ -87,7 +87,7 @@ def test_bytes_come_out_as_they_went_in_and_no_flow_starves(script: list[tuple[i
         assert budget.held == credit + r.queued <= CREDIT_MAX
     went += written(r)
     assert went == came
-    assert r.grant >= CREDIT_MIN * 3 // 4
+    assert r.grant >= CREDIT_FIRST * 3 // 4
 
 
 def test_small_payloads_are_gathered_and_the_one_being_written_is_not_disturbed() -> None:
@@ -181,7 +181,7 @@ def test_after_a_failed_write_the_answer_is_read_and_its_end_is_a_reset() -> Non
     r.fail_write()
     assert not r.queued
     r.receive_data(b"lost too", 0.0)
-    assert budget.held == r.grant == CREDIT_MIN - 12
+    assert budget.held == r.grant == CREDIT_FIRST - 12
     r.receive_shut(0.0)
     assert r.steps() == [], "no shutdown of a broken socket"
     r.read(10, 0.0)

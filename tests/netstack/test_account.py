@@ -111,7 +111,7 @@ def test_text_for_an_upstream_that_is_gone_is_discarded():
 def test_a_flow_that_is_refused_has_no_text():
     net = Counting("socks5")
     _, flow = parked(net)
-    net.say(messages.REFUSED, flow, int(Code.CONNECTION_REFUSED), "")
+    net.say(messages.REFUSED, flow, int(Code.CONNECTION_REFUSED), 0, "")
     found = check(net.account())
     assert found["up"]["accepted"] == found["down"]["from_upstream"] == 0
 

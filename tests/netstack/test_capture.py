@@ -341,17 +341,17 @@ def captured(net):
 
 @pytest.mark.parametrize("server", FAMILIES, ids=["v4", "v6"])
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "verdict", "said"),
     [
-        (0x05, "refused by socks5, code 0x05: RST"),
-        (0x03, "refused by socks5, code 0x03: ICMP network unreachable"),
+        (0x05, 0, "refused by socks5, code 0x05: RST"),
+        (0x03, 1, "refused by socks5, code 0x03: ICMP network unreachable"),
     ],
 )
-def test_the_answer_to_a_syn_has_the_verdict_as_its_comment(server, code, said):
+def test_the_answer_to_a_syn_has_the_verdict_as_its_comment(server, code, verdict, said):
     net = Net("socks5")
     taken = captured(net)
     _, flow = parked(net, server)
-    net.say(messages.REFUSED, flow, code, "")
+    net.say(messages.REFUSED, flow, code, verdict, "")
     (packet,) = taken.read().packets
     assert packet.comment == f"flow {flow} at w0: {said}"
 
@@ -378,7 +378,7 @@ def test_a_remark_that_no_packet_carries_is_forgotten():
     net = Net("socks5")
     taken = captured(net)
     socket, flow = parked(net)
-    net.say(messages.REFUSED, flow, 0x06, "")  # silence
+    net.say(messages.REFUSED, flow, 0x06, 4, "")  # silence
     taken.read()
     net.gone()
     template = tcp.HeaderTemplate(socket.server, 80, socket.guest, socket.local)

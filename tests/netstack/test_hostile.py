@@ -98,7 +98,7 @@ def test_syns_full_of_data_are_not_kept():
         net.turn()
         flows = [m.flow for m in net.told("OPEN")]
     assert len(flows) == MAX_HALF_OPEN
-    net.say(messages.REFUSED, flows[0], messages.Code.HOST_UNREACHABLE, "")
+    net.say(messages.REFUSED, flows[0], messages.Code.HOST_UNREACHABLE, 2, "")
     ((kind, code, quote),) = net.unreachable()
     assert (kind, code, len(quote)) == (3, 1, 548)
     beside.goes_on()
@@ -110,7 +110,7 @@ def test_connections_that_come_and_go_leave_no_deadlines():
     beside = Beside(net)
     for n in range(5000):
         socket, flow = parked(net, local=1000 + n % 1000, isn=n * 1000)
-        net.say(messages.REFUSED, flow, messages.Code.TTL_EXPIRED, "")
+        net.say(messages.REFUSED, flow, messages.Code.TTL_EXPIRED, 4, "")
         socket.send_reset()
         net.now += 0.001
         del net.sockets[SERVER_V4, 80, socket.local]

@@ -391,7 +391,7 @@ def test_a_connection_attempt_that_is_told_of_nothing_is_repeated():
         net.wait(wait)
         Socket(net).syn()
         (opened,) = net.told("OPEN")
-        net.say(messages.REFUSED, opened.flow, messages.Code.NETWORK_UNREACHABLE, "")
+        net.say(messages.REFUSED, opened.flow, messages.Code.NETWORK_UNREACHABLE, 1, "")
         assert [e[:2] for e in net.unreachable()] == told
 
 

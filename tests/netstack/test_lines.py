@@ -24,6 +24,7 @@ from avne.ipc.lane import Lane
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.wire import ip, tcp
 from avne.spawn import child_environment, python, spawn
+from avne.upstream.router import table
 from avne.upstream.spec import UpstreamSpec
 from tests.upstream.socks_server import SocksServer
 
@@ -183,9 +184,10 @@ class Far:
         self.tun.settimeout(TIMEOUT)
         with tun:
             self.netstack.send("tun", fds=(tun.fileno(),))
-        spec = UpstreamSpec("socks5", server.address).to_config()
+        spec = UpstreamSpec("socks5", server.address)
         self.worker = self._start("avne.upstream.worker")
-        self.worker.send("config", {"endpoint": endpoint, "identity": "r1", "upstream": spec})
+        routing = {"rules": table([], spec).to_config(), "resolver": None, "about": {"upstream": "socks5"}}
+        self.worker.send("config", {"endpoint": endpoint, "identity": "r1", **routing})
 
     def _start(self, module: str) -> Control:
         ours, theirs = Control.pair()

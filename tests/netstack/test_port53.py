@@ -250,7 +250,7 @@ def _refuse_all(net: Net) -> None:
     """The server cannot be reached, however often it is tried."""
     while opened := net.told("OPEN"):
         for message in opened:
-            net.say(messages.REFUSED, message.flow, Code.HOST_UNREACHABLE, "")
+            net.say(messages.REFUSED, message.flow, Code.HOST_UNREACHABLE, 2, "")
 
 
 def test_an_idle_server_stream_is_closed():

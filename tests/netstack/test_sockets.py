@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import socket as sockets
+import struct
 from typing import Any
 
 import pytest
@@ -20,11 +21,23 @@ from avne.ipc import messages
 from avne.ipc.messages import Capability, Code, encode
 from avne.ipc.relay import QUIET
 from avne.ipc.streams import DRAIN_LINGER, TICK, Streams
-from avne.limits import COPY_BELOW, CREDIT_MAX, CREDIT_MIN, POOL_BYTES, POOL_CHUNK
+from avne.limits import (
+    COPY_BELOW,
+    CREDIT_FIRST,
+    CREDIT_MAX,
+    CREDIT_MIN,
+    LEAST_READ,
+    LOCAL_BUFFER,
+    MAX_BURST,
+    POOL_BYTES,
+    POOL_CHUNK,
+)
 from avne.netstack.wire import split, tcp
 
 LARGE = COPY_BELOW
 TOR = Capability.RESOLVE | Capability.PROOF
+# Of a SOCKET: when it was opened, by which upstream, what that can do, and its rate.
+ABOUT = (5, 7, int(Capability.HALF_CLOSE), 0)
 
 
 class LocalNet(Net):
@@ -32,9 +45,12 @@ class LocalNet(Net):
 
     def __init__(self, kind: str = "socks5", capabilities: int = Capability.HALF_CLOSE) -> None:
         super().__init__()
+        self.capabilities = capabilities
         self.epoll = select.epoll()
         self.logs: list[tuple[Any, ...]] = []
-        self.streams = Streams(self.epoll, lambda *event: self.logs.append(event), self.stack.pool)
+        self.streams = Streams(
+            self.epoll, lambda *event: self.logs.append(event), self.stack.pool, LEAST_READ
+        )
         self.stack.upstreams.streams = self.streams
         self.stack.upstreams.lanes.add(b"w0")
         self.join(b"w0", kind, capabilities)
@@ -82,7 +98,9 @@ class LocalNet(Net):
         """The worker gives the flow's socket; the server's end."""
         ours, server = sockets.socketpair()
         server.settimeout(10)
-        self.stack.handle(b"w0", encode(messages.SOCKET, flow, opened), ours, self.now)
+        self.stack.handle(
+            b"w0", encode(messages.SOCKET, flow, opened, 7, int(self.capabilities), 0), ours, self.now
+        )
         self.turn()
         return server
 
@@ -136,13 +154,13 @@ def test_the_syn_is_answered_in_the_turn_that_brings_the_socket(net, server):
     assert not socket.inbox
     with net.give(flow):
         (answer,) = socket.segments()
-        assert (answer.flags, answer.ack, answer.wnd) == (tcp.SYN | tcp.ACK, socket.isn + 1, CREDIT_MIN)
+        assert (answer.flags, answer.ack, answer.wnd) == (tcp.SYN | tcp.ACK, socket.isn + 1, 0xFFFF)
         assert net.stack.half_open == 0
 
 
 def test_without_a_descriptor_left_the_connection_is_refused(net):
     socket, flow = parked(net)
-    net.say(messages.SOCKET, flow, 5)
+    net.say(messages.SOCKET, flow, *ABOUT)
     assert socket.reset
     assert net.stack.half_open == 0
     assert not net.stack.connections
@@ -156,7 +174,7 @@ def test_a_socket_that_crossed_a_reset_is_reset(net):
     with sockets.create_server(("127.0.0.1", 0)) as listener:
         ours = sockets.create_connection(listener.getsockname())
         server, _ = listener.accept()
-    net.stack.handle(b"w0", encode(messages.SOCKET, flow, 5), ours, net.now)
+    net.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT), ours, net.now)
     net.turn()
     server.settimeout(10)
     with server, pytest.raises(ConnectionResetError):
@@ -175,7 +193,7 @@ def test_a_worker_that_gives_sockets_says_nothing_else(net, kind, fields):
 
 @pytest.mark.parametrize(
     ("kind", "fields"),
-    [(messages.SOCKET, (1,)), (messages.REFUSED, (1, "")), (messages.RESET, (1,)), (messages.ALIVE, ())],
+    [(messages.SOCKET, ABOUT), (messages.REFUSED, (1, 0, "")), (messages.RESET, (1,)), (messages.ALIVE, ())],
 )
 def test_nothing_follows_a_socket_unasked(net, kind, fields):
     _, end, flow = net.connected()
@@ -187,16 +205,16 @@ def test_a_socket_comes_with_its_message_only(net):
     _, flow = parked(net)
     ours, theirs = sockets.socketpair()
     with ours, theirs, pytest.raises(Malformed, match="wire-payload"):
-        net.stack.handle(b"w0", encode(messages.REFUSED, flow, 1, ""), ours, net.now)
+        net.stack.handle(b"w0", encode(messages.REFUSED, flow, 1, 0, ""), ours, net.now)
     with pytest.raises(Malformed, match="wire-payload"):
-        net.stack.handle(b"w0", encode(messages.SOCKET, flow, 1), b"bytes", net.now)
+        net.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT), b"bytes", net.now)
 
 
 def test_a_worker_elsewhere_has_none_to_give():
     net = Net("socks5")
     _, flow = parked(net)
     with pytest.raises(Malformed, match="wire-turn"):
-        net.say(messages.SOCKET, flow, 1)
+        net.say(messages.SOCKET, flow, *ABOUT)
 
 
 def test_what_cannot_be_watched_is_no_socket(net):
@@ -204,7 +222,7 @@ def test_what_cannot_be_watched_is_no_socket(net):
     closed = sockets.socket()
     closed.close()
     with pytest.raises(Malformed, match="wire-socket"):
-        net.stack.handle(b"w0", encode(messages.SOCKET, flow, 1), closed, net.now)
+        net.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT), closed, net.now)
 
 
 # ---- up -------------------------------------------------------------------------------------
@@ -291,10 +309,56 @@ def test_a_server_that_does_not_read_closes_the_window_and_loses_nothing(net):
         assert came == data
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_what_a_proxy_of_this_machine_sends_ahead_is_bounded(net, host):
+    """It waits there, and not in 6 MiB of the kernel's memory for each flow."""
+    family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
+    with sockets.create_server((host, 0), family=family) as listener:
+        ours = sockets.create_connection(listener.getsockname()[:2])
+        with listener.accept()[0] as end:
+            socket, flow = parked(net)
+            net.stack.handle(b"w0", encode(messages.SOCKET, flow, 5), ours, net.now)
+            net.turn()
+            assert ours.getsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF) == 2 * LOCAL_BUFFER  # socket(7)
+            end.send(b"at once")
+            assert net.download(socket, 7) == b"at once"
+
+
+def test_a_socket_that_broke_on_its_way_is_a_reset_and_no_fault_of_the_worker(net):
+    with sockets.create_server(("127.0.0.1", 0)) as listener:
+        ours = sockets.create_connection(listener.getsockname())
+        end, _ = listener.accept()
+        end.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+        end.close()
+        socket, flow = parked(net)
+        net.stack.handle(b"w0", encode(messages.SOCKET, flow, 5), ours, net.now)
+        net.settle()
+        socket.send()
+        net.settle()
+        assert socket.reset
+
+
+@pytest.mark.parametrize("server", FAMILIES, ids=["v4", "v6"])
+def test_a_probe_of_the_tail_is_answered_and_goes_nowhere(net, server):
+    socket, end, _ = net.connected(server)
+    with end:
+        data = os.urandom(LARGE)
+        socket.send(data)
+        assert at_once(end) == data
+        net.stack.receive = None  # which would copy it
+        for again in (data, data[-1448:]):
+            socket.segments()
+            net.frame(socket.raw(tcp.ACK, socket.snd_nxt - len(again), socket.rcv_nxt, again))
+            (answer,) = socket.segments()
+            assert (answer.flags, answer.ack, answer.length) == (tcp.ACK, socket.snd_nxt, 0)
+        socket.send(b"more")
+        assert at_once(end) == b"more"
+
+
 def test_the_window_grows_with_its_use(net):
     socket, end, _ = net.connected()
     with end:
-        assert socket.window == CREDIT_MIN
+        assert socket.window == CREDIT_FIRST
         sent = 0
         while sent < 8 << 20:
             size = min(socket.window, 60_000)
@@ -337,6 +401,24 @@ def test_bytes_come_down_whole_and_the_pool_gets_its_memory_back(net):
         assert net.stack.pool.used <= 2
 
 
+def test_what_comes_down_leaves_no_scraps(net, monkeypatch):
+    """What a window is beyond whole super-segments would be a frame of its own, with an ACK for it."""
+    monkeypatch.setattr("avne.ipc.credit.CREDIT_MAX", 128 << 10)  # as beside 255 others
+    socket, end, _ = net.connected()
+    (connection,) = net.stack.connections.values()
+    connection.snd_wscale = 8  # so that its window is never what bounds a segment
+    with end:
+        end.setblocking(False)
+        for _ in range(24):
+            with contextlib.suppress(BlockingIOError):
+                end.send(bytes(1 << 20))  # as much as the socket takes
+            net.turn()
+            socket.send()
+        sizes = [s.length for s in socket.segments() if s.length]
+        assert sizes.count(MAX_BURST) > 12
+        assert min(sizes) >= LEAST_READ
+
+
 def test_a_guest_that_does_not_read_stops_the_reading(net):
     socket, end, _ = net.connected()
     socket.wnd = 0
@@ -350,11 +432,11 @@ def test_a_guest_that_does_not_read_stops_the_reading(net):
                 net.turn()
         assert CREDIT_MIN < sent < 64 << 20
         (connection,) = net.stack.connections.values()
-        assert connection.unsent_bytes == CREDIT_MIN
+        assert CREDIT_MIN - LEAST_READ < connection.unsent_bytes <= CREDIT_MIN
         for _ in range(50):
             net.wait(60)
             socket.send()
-        assert connection.unsent_bytes == CREDIT_MIN
+        assert CREDIT_MIN - LEAST_READ < connection.unsent_bytes <= CREDIT_MIN
         assert not socket.reset
         socket.wnd = 65535
         socket.send()
@@ -439,7 +521,7 @@ def tcp_pair(net: LocalNet, flow: int) -> sockets.socket:
     with sockets.create_server(("127.0.0.1", 0)) as listener:
         ours = sockets.create_connection(listener.getsockname())
         server, _ = listener.accept()
-    net.stack.handle(b"w0", encode(messages.SOCKET, flow, 5), ours, net.now)
+    net.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT), ours, net.now)
     net.turn()
     server.settimeout(10)
     return server
@@ -520,7 +602,7 @@ def test_an_end_waits_for_its_proof(tor):
     end.send(b"whole")
     end.close()
     tor.settle()
-    assert tor.told() == [(b"w0", "ENDED", flow, [12_345], None)]
+    assert tor.told() == [(b"w0", "ENDED", flow, [12_345, 7], None)]
     assert (bytes(socket.data), socket.fin) == (b"whole", False)
     tor.say(messages.ALIVE, flow)
     tor.settle()

@@ -217,7 +217,7 @@ def test_a_flood_of_syns_is_bounded():
     flows = [m.flow for m in net.told("OPEN")]
     assert len(flows) == MAX_HALF_OPEN
     for flow in flows:
-        net.stack.handle(b"w0", messages.encode(messages.REFUSED, flow, 5, ""), None, net.now)
+        net.stack.handle(b"w0", messages.encode(messages.REFUSED, flow, 5, 0, ""), None, net.now)
     net.turn()
     assert net.stack.half_open == 0
     assert not net.stack.connections
@@ -366,7 +366,7 @@ def _a_life(net: Net, local: int, how: int) -> None:
         connected(net, local=local)[0].send_reset()
     elif how == 2:
         _, flow = parked(net, local=local)
-        net.say(messages.REFUSED, flow, 4, "")
+        net.say(messages.REFUSED, flow, 4, 2, "")
     elif how == 3:
         socket, flow = connected(net, local=local)
         net.frame(socket.raw(tcp.ACK, socket.snd_nxt + 10, socket.rcv_nxt, b"ahead"))

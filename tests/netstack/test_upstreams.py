@@ -60,7 +60,7 @@ def test_flows_and_queries_go_to_the_least_loaded_worker():
     assert sorted(m.worker for m in opened) == [b"w0"] * 3 + [b"w1"] * 3
     for message in opened:
         if message.worker == b"w0":
-            net.say(messages.REFUSED, message.flow, 1, "")
+            net.say(messages.REFUSED, message.flow, 1, 0, "")
     Socket(net, local=200).syn()
     assert [m.worker for m in net.told("OPEN")] == [b"w0"]
     for query in (1, 2, 3, 4):
@@ -138,7 +138,7 @@ def test_nothing_comes_before_opened(kind, fields, payload):
     _raises(net, "wire-turn", kind, flow, *fields, payload=payload)
 
 
-@pytest.mark.parametrize(("kind", "fields"), [(messages.OPENED, (1,)), (messages.REFUSED, (1, ""))])
+@pytest.mark.parametrize(("kind", "fields"), [(messages.OPENED, (1,)), (messages.REFUSED, (1, 0, ""))])
 def test_the_answer_to_open_comes_once(kind, fields):
     net = Net("tor")
     _, flow = connected(net)
@@ -265,5 +265,5 @@ def test_what_may_be_on_its_way_is_what_was_granted(steps, crowd):
 def test_code_and_kind_reach_the_log_of_refusals():
     net = Net("tor")
     _, flow = parked(net)
-    net.say(messages.REFUSED, flow, Code.ONION_DESCRIPTOR_NOT_FOUND, "")
+    net.say(messages.REFUSED, flow, Code.ONION_DESCRIPTOR_NOT_FOUND, 0, "")
     assert net.stack.counters["refused-0xf0"] == 1

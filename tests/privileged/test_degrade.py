@@ -183,7 +183,7 @@ def test_a_container_s_filter_on_what_is_not_needed(helper, mode, error):
     assert (done.out, done.err, done.status) == ("-1\n", "", 0)
 
 
-def test_a_container_s_filter_on_namespaces(helper, mode, monkeypatch):
+def test_a_container_s_filter_on_namespaces(helper, mode):
     failed = _failed(helper, mode, lambda _: forbid.calls(unshare=errno.EPERM, clone3=errno.ENOSYS))
     assert failed == ["USER_NAMESPACE" if mode is ROOTLESS else "NAMESPACES", errno.EPERM]
 

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ from avne.ipc.pool import Pool
 from avne.ipc.streams import Stream, Streams
 from avne.limits import CREDIT_MAX
 from avne.spawn import child_environment, python, spawn
+from avne.upstream.patterns import Pattern
+from avne.upstream.router import table
 from avne.upstream.spec import UpstreamSpec
 
 TIMEOUT = 20.0
@@ -40,10 +43,10 @@ class Died(Exception):
 class Given:
     """A flow whose socket has come: the `Peer` of its stream."""
 
-    def __init__(self, rig: Rig, flow: int, opened: int) -> None:
+    def __init__(self, rig: Rig, flow: int, origin: tuple[int, int]) -> None:
         self._rig = rig
         self._flow = flow
-        self._opened = opened
+        self._origin = origin
         self.stream: Stream
 
     def _saw(self, *message: Any, payload: Payload | None = None) -> None:
@@ -56,7 +59,7 @@ class Given:
         self._saw(messages.CREDIT, count)
 
     def on_hangup(self, now: float) -> None:
-        self._rig.send(messages.ENDED, self._flow, self._opened)
+        self._rig.send(messages.ENDED, self._flow, *self._origin)
 
     def on_end(self, now: float) -> None:
         self._saw(messages.SHUT)
@@ -71,7 +74,14 @@ class Given:
 class Rig:
     """The messages of one flow can be waited for while those of others come."""
 
-    def __init__(self, directory: Path, spec: UpstreamSpec, greet: bool = True, lane: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        spec: UpstreamSpec,
+        greet: bool = True,
+        lane: bool = False,
+        rules: Sequence[tuple[Pattern, UpstreamSpec]] = (),
+    ) -> None:
         self.control, theirs = Control.pair()
         with open(directory / "worker.stderr", "wb") as errors:
             arguments = python("avne.upstream.worker", "3")
@@ -80,10 +90,15 @@ class Rig:
         theirs.close()
         self.status: int | None = None
         self.confined: dict[str, Any] = {}
-        self._proxy = str(spec.address)
+        self.rate = 0  # of the flow that was given last
         self._seen: list[tuple[list[Any], Payload | None]] = []
         self.logs: list[list[Any]] = []
-        config: dict[str, Any] = {"identity": PEER.decode(), "upstream": spec.to_config()}
+        router = table([(pattern, one, "test") for pattern, one in rules], spec)
+        about = {"upstream": spec.label(), "session": "abc123", "version": "1", "open": [], "log_names": True}
+        config: dict[str, Any] = {
+            "identity": PEER.decode(), "rules": router.to_config(), "about": about,
+            "resolver": ("192.0.2.53", 53),
+        }  # fmt: skip
         self.line: Lane | Router
         self._epoll = select.epoll()
         self.given: dict[int, Given] = {}
@@ -225,8 +240,9 @@ class Rig:
         kind, flow = message[0], message[1]
         if kind == messages.SOCKET:
             assert sock is not None
-            given = self.given[flow] = Given(self, flow, message[2])
-            can = Capability(self.hello[4])
+            given = self.given[flow] = Given(self, flow, (message[2], message[3]))
+            can = Capability(message[4])
+            self.rate = message[5]
             half_close, proof = Capability.HALF_CLOSE in can, Capability.PROOF in can
             self._streams.now = time.monotonic()
             given.stream = self._streams.adopt(flow, sock, given, self._granted[flow], half_close, proof)
@@ -258,8 +274,8 @@ class Rig:
         assert received is not None
         if not received[0]:
             raise Died(self.wait())
-        if received[0] == ["reopen"]:
-            self._reopen()
+        if received[0][0] == "reopen":
+            self._reopen(received[0][1])
             return ["log"]
         if received[0][:3] == ["log", "info", "confined"]:
             self.confined = received[0][3]
@@ -267,12 +283,12 @@ class Rig:
             self.logs.append(received[0][1:])
         return received[0]
 
-    def _reopen(self) -> None:
+    def _reopen(self, path: str) -> None:
         """As the supervisor does it."""
         fds: tuple[int, ...] = ()
         with contextlib.suppress(OSError):
-            fds = (os.open(self._proxy, os.O_PATH | os.O_CLOEXEC),)
-        self.control.send("socket", fds=fds)
+            fds = (os.open(path, os.O_PATH | os.O_CLOEXEC),)
+        self.control.send("socket", path, fds=fds)
         for fd in fds:
             os.close(fd)
 

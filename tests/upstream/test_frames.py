@@ -39,14 +39,14 @@ class Bench:
         self.logs: list[tuple[str, str, dict[str, Any]]] = []
         log = lambda *event: self.logs.append(event)  # noqa: E731
         self.streams = Streams(self.epoll, log, Pool())
-        self.frames = Frames(self.uplink, self.streams, self.epoll, upstream, log)
+        self.frames = Frames(self.uplink, self.streams, self.epoll, [upstream], log)
         self.servers: list[socket.socket] = []
 
     def close(self) -> None:
         for number in list(self.frames._flows):
             self.frames.handle([messages.RESET, number], None)
         self.streams.take_turn()
-        if lookout := self.frames._lookout:
+        for lookout in self.frames._lookouts:
             self.servers += [sock for sock in (lookout._spare, lookout._asked) if sock]
         self.router.close()
         self.uplink.close()
@@ -59,7 +59,7 @@ class Bench:
         ours, server = socket.socketpair()
         ours.setblocking(False)
         self.servers.append(server)
-        self.frames.adopt(number, ours, credit)
+        self.frames.adopt(number, ours, credit, 0)
         assert self.receive()[0] == messages.OPENED
         return server
 

@@ -15,7 +15,8 @@ import pytest
 from avne.ipc.messages import Code
 from avne.upstream.base import OpenError
 from avne.upstream.negotiations import Negotiations
-from avne.upstream.socks5 import CONNECT_TIMEOUT, REPLY_TIMEOUT, Socks5
+from avne.upstream.proxy import CONNECT_TIMEOUT, REPLY_TIMEOUT
+from avne.upstream.socks5 import Socks5
 from avne.upstream.spec import UpstreamSpec
 from tests.upstream.socks_server import SocksServer, reply_bytes
 

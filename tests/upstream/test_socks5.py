@@ -12,7 +12,7 @@ import pytest
 import socks
 
 from avne.ipc.messages import Code, ResolveKind
-from avne.upstream import socks5
+from avne.upstream import proxy as proxies
 from avne.upstream.base import Attempt, OpenError, Upstream
 from avne.upstream.socks5 import Socks5, encode_address
 from avne.upstream.spec import UpstreamSpec
@@ -198,8 +198,8 @@ def _silent() -> socket.socket:
 
 
 def test_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socks5, "REPLY_TIMEOUT", 0.1)
-    monkeypatch.setattr(socks5, "CHECK_TIMEOUT", 0.1)
+    monkeypatch.setattr(proxies, "REPLY_TIMEOUT", 0.1)
+    monkeypatch.setattr(proxies, "CHECK_TIMEOUT", 0.1)
     with _silent() as silent:
         proxy = Socks5(UpstreamSpec("socks5", silent.getsockname()))
         assert failure(lambda: proxy.open("h", 80, Attempt())).code == Code.UPSTREAM_TIMEOUT
@@ -329,7 +329,7 @@ def test_urgent_data_of_a_proxy_stays_in_the_stream() -> None:
     """Without SO_OOBINLINE its last byte would not be read, and the stream would be short of it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         spec = UpstreamSpec("socks5", listener.getsockname())
-        for dialled in (socks5.connect(spec, 10), Socks5(spec).knock()):
+        for dialled in (proxies.connect(spec, 10), Socks5(spec).knock()):
             with dialled, listener.accept()[0] as proxy:
                 proxy.send(b"abc", socket.MSG_OOB)
                 proxy.close()
@@ -339,9 +339,8 @@ def test_urgent_data_of_a_proxy_stays_in_the_stream() -> None:
 
 def test_the_contract_is_abstract() -> None:
     for call in (
-        Upstream().check,
-        Upstream().knock,
-        lambda: Upstream().open("h", 1, Attempt()),
+        Upstream(UpstreamSpec("x")).knock,
+        lambda: Upstream(UpstreamSpec("x")).open("h", 1, Attempt()),
     ):
         with pytest.raises(NotImplementedError):
             call()

@@ -5,7 +5,8 @@ import msgpack
 import pytest
 
 from avne.errors import AvneError
-from avne.upstream.spec import UpstreamSpec, parse
+from avne.upstream.kinds import parse
+from avne.upstream.spec import UpstreamSpec
 
 
 @pytest.mark.parametrize(
@@ -33,8 +34,8 @@ def test_good_forms(text: str, spec: UpstreamSpec) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "begins with"), ("127.0.0.1:9050", "begins with"), ("http://h:1", "begins with"),
-        ("TOR://h:1", "begins with"), ("unix:/run/tor/socks", "begins with"),
+        ("", "begins with"), ("127.0.0.1:9050", "begins with"), ("gopher://h:1", "no kind"),
+        ("TOR://h:1", "begins with"), ("unix:/run/tor/socks", "no kind"),
         ("tor://", "port"), ("tor://h", "port"), ("tor://h:", "port"), ("tor://h:0", "port"),
         ("tor://h:65536", "port"), ("tor://h:+1", "port"), ("tor://h:٣", "port"), ("tor://h:1/", "port"),
         ("tor://h:000000000000001", "port"),
@@ -55,8 +56,10 @@ def test_bad_forms_name_the_good_ones_and_no_password(text: str, problem: str) -
     with pytest.raises(AvneError) as caught:
         parse(text)
     assert problem in caught.value.problem
-    assert "tor://HOST:PORT" in caught.value.cure
-    assert "socks5://unix:PATH" in caught.value.cure
+    kind = text.partition("://")[0]
+    forms = [f"{kind}://HOST:PORT"] if kind == "tor" else ["@]HOST:PORT", "unix:PATH"]
+    assert all(form in caught.value.cure for form in forms)
+    assert "p@h" not in caught.value.problem
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 
 from avne.ipc import messages
 from avne.ipc.messages import Capability, Code, ResolveKind, encode
-from avne.limits import CREDIT_MAX, CREDIT_MIN, HALF_CLOSED_MAX, MAX_PAYLOAD
+from avne.limits import CREDIT_FIRST, CREDIT_MAX, HALF_CLOSED_MAX, MAX_PAYLOAD
 from avne.upstream.spec import UpstreamSpec
 from tests.upstream.rig import PEER, Died, Rig
 from tests.upstream.socks_server import RESOLVE, SocksServer, reply_bytes
@@ -117,7 +117,7 @@ def test_ping(rig: Rig) -> None:
 
 
 def test_bytes_both_ways_and_an_orderly_end(rig: Rig, server: SocksServer) -> None:
-    assert rig.open(1, "example.org", 8080) == CREDIT_MIN
+    assert rig.open(1, "example.org", 8080) == CREDIT_FIRST
     assert server.requests[0][1:4] == (3, b"example.org", 8080)
     rig.send(messages.DATA, 1, payload=b"hello")
     assert rig.receive(messages.DATA, 1)[1] == b"hello"
@@ -145,7 +145,7 @@ def test_a_half_closed_flow_still_gets_its_answer(rig: Rig, server: SocksServer)
     for _ in range(4):
         rig.send(messages.DATA, 1, payload=bytes(credit // 4))
     rig.send(messages.SHUT, 1)
-    assert rig.collect(1) == (b"%d" % CREDIT_MIN, [messages.SHUT, 1])
+    assert rig.collect(1) == (b"%d" % CREDIT_FIRST, [messages.SHUT, 1])
 
 
 @pytest.mark.parametrize("code", [1, 5, 0xF6])

@@ -31,7 +31,8 @@ RESOLVING: Final = "resolve"
 TCP: Final = "tcp"
 MODES: Final = (TRUTHFUL, FAST, RESOLVING, TCP)  # as avne.config has them
 
-# The ways to an answer.
+# The ways to an answer; ROUTE comes before all where the worker has rules.
+ROUTE: Final = 0
 RESOLVE: Final = 1
 ASK: Final = 2
 MAP: Final = 3

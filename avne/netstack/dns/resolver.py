@@ -9,6 +9,9 @@ Theory of operation
 
     What was found passes untouched, or with mapped addresses instead of real ones (mapping.py).
 
+    Where the worker has rules about names (ROUTES), it is asked first (ROUTE), for a question of any type: a
+    name that goes to an upstream of its own is asked of nobody, and mapped; one that is blocked is NXDOMAIN.
+
     Equal questions share one plan however many clients ask.  A client that repeats a query (same
     ID) while it is under way gets one answer.
 """
@@ -30,7 +33,7 @@ from avne.netstack.dns.commands import Answer, CloseStream, Command, Log, OpenSt
 from avne.netstack.dns.message import Query
 from avne.netstack.dns.names import Names
 from avne.netstack.dns.pipeline import PAUSE, Pipeline
-from avne.netstack.dns.plan import ASK, MAP, RESOLVE
+from avne.netstack.dns.plan import ASK, MAP, RESOLVE, ROUTE
 from avne.netstack.dns.response import Response
 
 __all__ = [
@@ -61,13 +64,14 @@ class _Client(NamedTuple):
 class _Question:
     """What is being found out, and who waits for it."""
 
-    __slots__ = ("clients", "deadline", "plan", "query")
+    __slots__ = ("clients", "deadline", "plan", "query", "routing")
 
     def __init__(self, query: Query, plan: list[int]) -> None:
         self.query = query  # the first one that asked
         self.plan = plan  # ways that are left
         self.clients: dict[tuple[object, int], _Client] = {}  # by client and message ID
-        self.deadline = 0.0  # of RESOLVE
+        self.deadline = 0.0  # of RESOLVE or ROUTE
+        self.routing = False  # ROUTE is under way
 
 
 class Resolver:
@@ -133,6 +137,9 @@ class Resolver:
         question = self._resolving.pop(query_id, None)
         if question is None:  # too late
             return
+        if question.routing:
+            self._routed(question, code, now)
+            return
         query = question.query
         ttl = min(ttl or RESOLVE_TTL, response.MAX_TTL)
         try:
@@ -181,7 +188,10 @@ class Resolver:
                 break
             del self._resolving[query_id]
             self._count("dns-resolve-timeout")
-            self._advance(question, now)
+            if question.routing:
+                self._finish(question, _SERVFAIL, now)
+            else:
+                self._advance(question, now)
         if self._pipeline is not None:
             self._pipeline.handle_timer(now)
             self._take_results(now)
@@ -191,14 +201,14 @@ class Resolver:
         if query.error:
             self._count("dns-refused")
             return Response(query.error), 0
-        local = self._pointer_to_mapped(query) or special.answer(query.labels, query.qtype)
+        local = self._pointer_to_mapped(query) or self._special(query)
         if local is not None:
             self._count("dns-local" if query.labels[-1] == b"local" else "dns-special")
             return local, 0
         if self._capabilities is None:
             self._count("dns-no-worker")
             return _SERVFAIL, 0
-        if special.is_onion(query.labels):
+        if special.is_onion(query.labels) and not self._capabilities & Capability.ROUTES:
             # A subdomain may hold any octet, also one that no proxy request can carry.
             if self._capabilities & Capability.RESOLVE and query.host is not None:
                 return self._map(query, self._mapped_ttl, now) or _SERVFAIL, 0
@@ -207,6 +217,12 @@ class Resolver:
         if cached is not None:
             self._count("dns-cached")
         return cached
+
+    def _special(self, query: Query) -> Response | None:
+        """What a special use of the name says, unless a rule may lead to the system that knows it."""
+        if special.is_elsewhere(query.labels) and Capability.ROUTES in (self._capabilities or Capability(0)):
+            return None
+        return special.answer(query.labels, query.qtype)
 
     def _pointer_to_mapped(self, query: Query) -> Response | None:
         if query.qtype != dns.PTR:
@@ -217,9 +233,13 @@ class Resolver:
 
     def _plan(self, query: Query) -> list[int]:
         """The ways to the answer, best first."""
-        can_resolve = bool(self._capabilities and self._capabilities & Capability.RESOLVE)
-        ways = plan.ways(self._mode, query, can_resolve)
-        return ways if self._pipeline is not None else [way for way in ways if way != ASK]
+        capabilities = self._capabilities or Capability(0)
+        if special.is_elsewhere(query.labels):
+            return [ROUTE]
+        ways = plan.ways(self._mode, query, Capability.RESOLVE in capabilities)
+        if self._pipeline is None:
+            ways = [way for way in ways if way != ASK]
+        return [ROUTE, *ways] if Capability.ROUTES in capabilities else ways
 
     def _advance(self, question: _Question, now: float) -> None:
         """Try the next way that is open."""
@@ -232,7 +252,8 @@ class Resolver:
                 self._finish(question, known[0], now, known[1])
                 return
             way = question.plan.pop(0)
-            if way == RESOLVE:
+            if way in (RESOLVE, ROUTE):
+                question.routing = way == ROUTE
                 self._resolve(question, now)
                 return
             if way == MAP:
@@ -250,9 +271,11 @@ class Resolver:
         self._finish(question, _SERVFAIL, now)
 
     def _resolve(self, question: _Question, now: float) -> None:
-        self._count("dns-resolve")
         query = question.query
-        if query.qtype == dns.PTR:
+        self._count("dns-route" if question.routing else "dns-resolve")
+        if question.routing:
+            kind, what = ResolveKind.ROUTE, special.subject(query.labels)
+        elif query.qtype == dns.PTR:
             kind, what = ResolveKind.NAME, special.reversed_text(query.labels)
         else:
             kind, what = ResolveKind.ADDRESS, query.host or ""
@@ -260,6 +283,24 @@ class Resolver:
         question.deadline = now + RESOLVE_TIMEOUT
         self._resolving[self._last_id] = question
         self.commands.append(Resolve(self._last_id, kind, what))
+
+    def _routed(self, question: _Question, code: int, now: float) -> None:
+        """What may be done about a name: anything but to go on is final."""
+        question.routing = False
+        query = question.query
+        if code == Code.SUCCEEDED and question.plan:
+            self._advance(question, now)
+            return
+        found = _SERVFAIL
+        if code == Code.SUCCEEDED:
+            found = Response(dns.NXDOMAIN if special.is_elsewhere(query.labels) else dns.NOTIMP)
+        elif code == Code.BLOCKED:
+            found = Response(dns.NXDOMAIN)
+        elif code == Code.BY_NAME:
+            found = Response(dns.NOERROR)
+            if query.host is not None and query.qtype in (dns.A, dns.AAAA):
+                found = self._map(query, self._mapped_ttl, now) or _SERVFAIL
+        self._finish(question, found, now)
 
     def _take_results(self, now: float) -> None:
         assert self._pipeline is not None

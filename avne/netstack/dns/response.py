@@ -23,6 +23,9 @@ from avne.netstack.dns import format as dns
 from avne.netstack.dns.format import Labels, Place
 
 MAX_TTL: Final = 86400
+_ONE: Final = struct.Struct(
+    "!HHHIH"
+)  # a record of the name that was asked for: pointer, type, class, TTL, length
 MAX_NEGATIVE_TTL: Final = 3 * 3600  # RFC 2308 §5
 
 
@@ -163,8 +166,13 @@ def addresses(labels: Labels, qtype: int, texts: Sequence[str], ttl: int) -> Res
 
 def mapped(labels: Labels, qtype: int, address: bytes, ttl: int, aliases: Sequence[Alias] = ()) -> Response:
     """The A or AAAA record of one address in bytes."""
-    record = dnslib.A if qtype == dns.A else dnslib.AAAA
-    return local(labels, qtype, [record(tuple(address))], ttl, aliases)
+    if aliases:
+        record = dnslib.A if qtype == dns.A else dnslib.AAAA
+        return local(labels, qtype, [record(tuple(address))], ttl, aliases)
+    # Most answers are of this form, and dnslib takes ten times as long for it.
+    body = _ONE.pack(0xC000 | dns.HEADER.size, qtype, dns.IN, ttl, len(address)) + address
+    place = Place(0, _ONE.size, len(body), len(address))
+    return Response(dns.NOERROR, ttl, True, False, (1, 0, 0), body, (6,), (place,))
 
 
 def pointer(labels: Labels, qtype: int, host: str, ttl: int) -> Response:

@@ -14,6 +14,7 @@ from typing import Final
 import dnslib
 from dnslib.label import DNSLabel
 
+from avne.limits import MAX_HOST
 from avne.netstack.addresses import GATEWAY, GATEWAY_V4, GATEWAY_V6
 from avne.netstack.dns import format as dns
 from avne.netstack.dns.format import Labels
@@ -28,11 +29,12 @@ _NO_SUCH: Final = {
     b"exit",  # Tor's own notation, which names relays
     b"i2p",  # I2P, which is not here: as RFC 7686 §2 has it for onion names
 }
+_ELSEWHERE: Final = {b"i2p", b"alt"}  # a rule of the user's may name the way there
 _NO_SUCH_BELOW: Final = {
     (b"home", b"arpa"),  # RFC 8375: a home's own names
     (b"resolver", b"arpa"),  # RFC 9462 §6.4: another resolver than this one is nothing to offer
 }
-_OURS: Final[Labels] = (b"avne", b"internal")  # the gateway: where avne itself listens
+OURS: Final[Labels] = (b"avne", b"internal")  # the gateway: where avne itself listens
 _ONION: Final = re.compile(rb"[a-z2-7]{55}d")  # version 3, which ends in d (rend-spec-v3 §6)
 
 _V4: Final[Labels] = (b"in-addr", b"arpa")
@@ -50,7 +52,7 @@ _NIBBLE: Final = re.compile(rb"[0-9a-f]")
 
 
 def answer(labels: Labels, qtype: int) -> Response | None:
-    """The answer to a name of special use; None for every other name, and for good onion names."""
+    """The answer to a name of special use; None for every other name, and for good onion names and OURS."""
     top = labels[-1] if labels else b""
     if top == b"localhost":
         return _localhost(labels, qtype)
@@ -58,13 +60,18 @@ def answer(labels: Labels, qtype: int) -> Response | None:
         if not is_onion(labels):
             return Response(dns.NXDOMAIN)
         return None if qtype in (dns.A, dns.AAAA) else local(labels, qtype, [], 0)
-    if labels[-2:] == _OURS:
-        return _gateway(labels, qtype) if labels == _OURS else Response(dns.NXDOMAIN)
+    if labels[-2:] == OURS:
+        return _gateway(labels, qtype) if labels == OURS else Response(dns.NXDOMAIN)
     if qtype == dns.PTR and reversed_address(labels) in GATEWAY:
-        return local(labels, qtype, [dnslib.PTR(DNSLabel(_OURS))], TTL)
+        return local(labels, qtype, [dnslib.PTR(DNSLabel(OURS))], TTL)
     if top in _NO_SUCH or labels[-2:] in _NO_SUCH_BELOW or _is_private(labels):
         return Response(dns.NXDOMAIN)
     return None
+
+
+def is_elsewhere(labels: Labels) -> bool:
+    """Whether the name is another system's than DNS, and not Tor's."""
+    return bool(labels) and labels[-1] in _ELSEWHERE
 
 
 def is_onion(labels: Labels) -> bool:
@@ -99,6 +106,18 @@ def reversed_text(labels: Labels) -> str:
     if labels[-2:] == _V4:
         return ".".join(parts)
     return ":".join("".join(parts[at : at + 4]) for at in range(0, 32, 4))
+
+
+def subject(labels: Labels) -> str:
+    """What a question is about, for the worker's rules: an address of the reverse tree, or a name.
+
+    Octets that are not of host names are escaped, so that they match nothing but the end of a name.
+    """
+    if reversed_address(labels) is not None:
+        return reversed_text(labels)
+    return ".".join(label.decode("ascii", "backslashreplace").replace(".", "\\x2e") for label in labels)[
+        -MAX_HOST:
+    ]
 
 
 def _is_private(labels: Labels) -> bool:

@@ -29,6 +29,11 @@ def is_next(c: Connection, seg: Segment) -> bool:
     )
 
 
+def is_old(c: Connection, seg: Segment) -> bool:
+    """Text that has come before, as of a probe of the tail (RFC 8985 §7): answered, nothing of it kept."""
+    return c.state is state.ESTABLISHED and seq.le((seg.seq + seg.length) & MASK, c.rcv_nxt)
+
+
 def segment(c: Connection, seg: Segment, now: float) -> None:
     """Process `seg` for `c`."""
     if is_next(c, seg):

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Protocol
 
+from avne.limits import GSO_SIZE
 from avne.netstack.tcp import seq, state
 from avne.netstack.tcp.reassembly import Reassembly
 from avne.netstack.tcp.rto import RetransmissionTimeout
@@ -35,12 +36,8 @@ Packet = tuple[bytes | memoryview, ...]  # header, then payload pieces: one fram
 
 INFINITE: Final = float("inf")
 WINDOW_SCALE: Final = 8
-# gso_size of what we send: with segments as large as the MTU a guest with a small receive
-# buffer advertises a zero window for good (its rcv_mss grows to the segment's size).
-GSO_SIZE: Final = 1448
 RESET_GRACE: Final = 1.0  # seconds
 MAX_CRUMBS: Final = 64  # unsent pieces of less than 1 KiB on average
-MAX_BURST: Final = 45 * GSO_SIZE  # one super-segment: the largest multiple below 64 KiB
 
 
 class App(Protocol):

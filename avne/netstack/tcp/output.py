@@ -9,8 +9,9 @@ acknowledgements (RFC 6582's partial ACKs), skipping what SACK says has arrived.
 
 from __future__ import annotations
 
+from avne.limits import MAX_BURST
 from avne.netstack.tcp import seq, state
-from avne.netstack.tcp.connection import MAX_BURST, WINDOW_SCALE, Connection, Packet, Sent, Timer
+from avne.netstack.tcp.connection import WINDOW_SCALE, Connection, Packet, Sent, Timer
 from avne.netstack.wire import tcp as wire
 from avne.netstack.wire.tcp import ACK, FIN, PSH, SYN
 

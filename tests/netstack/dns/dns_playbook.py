@@ -48,7 +48,7 @@ class Playbook:
         server: tuple[str, int] | None = SERVER,
         mode: str | None = None,
     ) -> None:
-        mode = mode or ("truthful" if capabilities == SOCKS else "resolve")
+        mode = mode or ("truthful" if capabilities and SOCKS in capabilities else "resolve")
         self.resolver = Resolver(Config(server, mode), random.Random(1).randbytes)
         self.resolver.upstream_changed(capabilities)
         self.now = 1000.0

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from dns_playbook import query_wire
-from dnslib import QTYPE, RR, A, DNSRecord
+from dnslib import AAAA, QTYPE, RR, A, DNSRecord
 
 from avne.errors import Malformed
 from avne.netstack.dns import message, response
@@ -325,3 +325,12 @@ def test_walk_ends_with_its_message():
     assert (found.start, found.ttl, wire[found.data_at : found.end]) == (12, 5, bytes((1, 2, 3, 4)))
     with pytest.raises(Malformed):
         list(records(wire, 12, 2))
+
+
+@pytest.mark.parametrize(("qtype", "address"), [(1, bytes((198, 18, 1, 0))), (28, bytes(range(16)))])
+def test_the_record_of_a_mapped_address_is_what_dnslib_makes_of_it(qtype, address):
+    record = A if qtype == 1 else AAAA
+    labels = (b"www", b"example")
+    assert response.mapped(labels, qtype, address, 77) == response.local(
+        labels, qtype, [record(tuple(address))], 77
+    )

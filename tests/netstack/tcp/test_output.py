@@ -17,8 +17,9 @@ from playbook import (
     time_wait,
 )
 
+from avne.limits import GSO_SIZE, MAX_BURST
 from avne.netstack.tcp import state
-from avne.netstack.tcp.connection import GSO_SIZE, MAX_BURST, MAX_CRUMBS, Connection, Timer
+from avne.netstack.tcp.connection import MAX_CRUMBS, Connection, Timer
 from avne.netstack.wire import tcp, vnet
 
 

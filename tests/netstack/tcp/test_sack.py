@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 from playbook import Play, established, seg
 
-from avne.netstack.tcp.connection import GSO_SIZE, Timer
+from avne.limits import GSO_SIZE
+from avne.netstack.tcp.connection import Timer
 from avne.netstack.tcp.timers import MAX_BACKOFFS
 
 SIZE = 2 * GSO_SIZE

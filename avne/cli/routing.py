@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From settings to rules: what is parsed before anything is started, and what Tor's place adds to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from avne.config import Config, split_resolver
+from avne.errors import AvneError
+from avne.upstream.patterns import Pattern
+from avne.upstream.spec import UpstreamSpec
+
+_TOR = UpstreamSpec("tor")  # the one that is found
+
+
+class Written(NamedTuple):
+    """One rule of the user's; no upstream: that of the settings."""
+
+    pattern: Pattern
+    upstream: UpstreamSpec | None
+    origin: str
+
+
+class Routing(NamedTuple):
+    """All of them, and the upstream of the settings.  Layers that are Tor may have no address yet."""
+
+    default: UpstreamSpec
+    rules: tuple[Written, ...]
+    onion_only: bool
+    https_only: bool
+
+    @property
+    def specs(self) -> list[UpstreamSpec]:
+        return [self.default, *(rule.upstream for rule in self.rules if rule.upstream)]
+
+    @property
+    def needs_tor(self) -> bool:
+        """Whether a Tor has to be found."""
+        return any(layer == _TOR for spec in self.specs for layer in spec.layers())
+
+    def direct(self) -> list[str]:
+        """The patterns of what leaves past every proxy."""
+        from avne.upstream.kinds import find
+
+        def leaves(spec: UpstreamSpec) -> bool:
+            return any(find(layer.kind).leaves for layer in spec.layers())
+
+        found = [rule.pattern.text for rule in self.rules if rule.upstream and leaves(rule.upstream)]
+        return [*found, "everything else"] if leaves(self.default) else found
+
+    def completed(self, tor: UpstreamSpec | None) -> Routing:
+        """With the Tor that was found, and with this run's own name and password for Tor.
+
+        Tor compares them only (IsolateSOCKSAuth in tor(1)); they must not begin with ``<torS0X>``.
+        """
+        username, password = f"avne-{os.urandom(8).hex()}", os.urandom(8).hex()
+
+        def complete(spec: UpstreamSpec) -> UpstreamSpec:
+            if spec == _TOR and tor is not None:
+                spec = tor
+            if spec.kind == "tor":
+                spec = spec._replace(username=username, password=password)
+            return spec if spec.inner is None else spec._replace(inner=complete(spec.inner))
+
+        rules = tuple(
+            rule._replace(upstream=None if rule.upstream is None else complete(rule.upstream))
+            for rule in self.rules
+        )
+        return self._replace(default=complete(self.default), rules=rules)
+
+
+def parse(config: Config) -> Routing:
+    """Raises `AvneError` for whatever is wrong with the upstream, the rules or what they need."""
+    default = _TOR
+    if config["upstream"] != "auto":
+        from avne.upstream.kinds import parse as parse_upstream
+
+        default = parse_upstream(config["upstream"])
+    resolver = config["resolver"]
+    if config["https_only"] and resolver != "none" and split_resolver(resolver)[1] not in (53, 443):
+        raise AvneError(
+            f"--https-only refuses the resolver {resolver}, and nobody would answer questions about names",
+            "Name a resolver at port 53 or 443, or --resolver none.",
+        )
+    origins: Sequence[str] = config.origins.get("rules", ())
+    rules = tuple(
+        _parse(text, number, origin)
+        for number, (text, origin) in enumerate(zip(config["rules"], origins, strict=True), 1)
+    )
+    return Routing(default, rules, config["onion_only"], config["https_only"])
+
+
+def _parse(text: str, number: int, origin: str) -> Written:
+    from avne.upstream.kinds import parse as parse_upstream
+    from avne.upstream.router import DEFAULT, parse_rule
+
+    try:
+        pattern, upstream = parse_rule(text)
+        return Written(pattern, None if upstream == DEFAULT else parse_upstream(upstream), origin)
+    except AvneError as error:
+        where = f"{number}. rule" if origin == "--rule" else f"{number}. rule, from {origin}"
+        raise AvneError(f"the {where}: {error.problem}", error.cure) from error
+
+
+def refuse_direct(routing: Routing) -> None:
+    """Raises `AvneError` where something would leave past every proxy."""
+    if direct := routing.direct():
+        raise AvneError(
+            f"{', '.join(direct)}: this would leave without Tor or any proxy (direct)",
+            "If that is what you want, say so: --allow-direct. Else change the rule or the upstream.",
+        )
