@@ -31,7 +31,7 @@ from avne.ipc import lane, streams
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import LEAST_READ, TUN_MTU
-from avne.netstack import lines, link
+from avne.netstack import lines, link, orphans
 from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.link import GONE, Packets, Tun
@@ -328,6 +328,8 @@ class Process:
                 self._add_lane(message[1].encode(), fds[0])
             elif message[0] == "gone":
                 self._gone(message[1].encode(), now)
+            elif message[0] == "orphans":
+                orphans.provoke(self._stack, message[1:])
             elif message[0] == "drain":
                 self._draining = True
                 self._owing = -1
