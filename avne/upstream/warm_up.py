@@ -7,6 +7,8 @@ import io
 import sys
 import threading
 
+import socks  # noqa: F401 (replay.py would load it when it is first used, where there are no files any more)
+
 from avne.ipc.messages import Code
 from avne.upstream.base import OpenError
 from avne.upstream.failure import explain
