@@ -110,7 +110,7 @@ def test_its_own_descriptors_and_no_others_lead_out(user, tmp_path):
             text = file.read()
         above = tried(lambda: os.stat("/fd/../etc/passwd"))
         other = tried(lambda: os.stat(f"/fd/{given}/../../../etc/passwd"))
-        closed = [fd for fd in fds if isinstance(tried(lambda fd=fd: os.fstat(int(fd))), str)]
+        closed = [fd for fd in fds if tried(lambda fd=fd: os.fstat(int(fd)))]
         return text, above, other, len(closed), tried(lambda: os.stat("/fd/../../1/root"))
 
     text, above, other, foreign, init = run(work, Wish(descriptors=True), None, user)
