@@ -81,6 +81,8 @@ class Process:
         message, fds = self._expect("config")
         config: dict[str, Any] = message[1]
         router = "endpoint" in config
+        if router:
+            import avne.ipc.channel  # noqa: F401 (while there are files)
         got = sandbox.isolate(Wish(file_size=len(fds) > router))
         resolver = config.get("resolver")
         names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
@@ -114,7 +116,7 @@ class Process:
         while True:
             received = self._control.receive(wait=True)
             if not received or not received[0]:
-                sys.exit(0)  # the supervisor has gone before we had begun
+                os._exit(0)  # the supervisor has gone before we had begun
             message, fds = received
             if message[0] == verb:
                 return message, fds
