@@ -113,6 +113,8 @@ KEYS: dict[str, Key] = {
         Key("log_names", False, _bool, "true or false", "whether host names and addresses are logged"),
         Key("helper", "auto", _choice("auto", "rootless", "setuid"), "auto, rootless or setuid",
             "which helper makes the environment"),
+        Key("netstack", "", _path, "an absolute path",
+            "the socket of an avne netstack, whose user the network process is then to be"),
         Key("on_failure", "restart", _choice("restart", "kill"), "restart or kill",
             "the end of the network process resets the program's connections, or ends it"),
         Key("tor.torrc", "", _path, "an absolute path",

@@ -97,6 +97,10 @@ class Part:
         """Close its line, which asks it to end."""
         self.control.close()
 
+    def kill(self) -> None:
+        """At once: `reap` is to follow."""
+        os.kill(self.pid, signal.SIGKILL)
+
     def reap(self, within: float) -> tuple[int, list[str]]:
         """Wait until it has ended, by force after `within` seconds: its exit code and last lines.
 

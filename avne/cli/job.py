@@ -27,5 +27,6 @@ class Job(NamedTuple):
     routing: dict[str, Any]  # of a worker's `config`: rules, resolver, about
     workers: int
     early: Early  # what has been started already
+    hire: str  # the socket of an `avne netstack`, or "" for a network process of our own
     request: Request  # what the environment is to be
     receipt: Receipt | None = None

@@ -170,6 +170,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     setting("dns", "MODE")
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
+    setting("netstack", "SOCKET")
     setting("on_failure", "WHAT")
     setting("tor.torrc", "FILE")
     parser.add_argument("--name", default="", metavar="NAME",
@@ -277,6 +278,10 @@ def _json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.sandbox:
+        from avne.cli.sandbox import show
+
+        return show(options.json)
     from avne.cli.doctor import doctor
 
     return doctor(options.json, options.resolve)
@@ -284,6 +289,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _prepare_doctor(parser: argparse.ArgumentParser) -> None:
     _json_option(parser)
+    parser.add_argument(
+        "--sandbox", action="store_true", help="show what avne's own processes may do, and prove it"
+    )
     parser.add_argument("--resolve", default="", metavar="NAME",
                         help="also ask for the address of NAME, through Tor")  # fmt: skip
 
@@ -341,6 +349,16 @@ def _prepare_verify(parser: argparse.ArgumentParser) -> None:
                         help="of one that runs, by avne attach")  # fmt: skip
 
 
+def _prepare_netstack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listen", metavar="SOCKET", required=True, help="where to be asked for them")
+
+
+def _netstack(options: argparse.Namespace) -> int:
+    from avne.cli.netstack import serve
+
+    serve(options.listen)
+
+
 def _prepare_help(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("command", nargs="?", choices=[*COMMANDS], metavar="COMMAND", help="one of avne's")
 
@@ -372,7 +390,7 @@ COMMANDS = {
         "NAME|ID", "replace an environment's network, by a newer one for example", _prepare_stop, _reload
     ),
     "doctor": Command(
-        "[--json] [--resolve NAME]",
+        "[--json] [--sandbox] [--resolve NAME]",
         "check what this machine has and what is missing",
         _prepare_doctor,
         _doctor,
@@ -388,6 +406,12 @@ COMMANDS = {
         "let ordinary users make environments where the machine forbids it",
         _prepare_setup,
         _setup,
+    ),
+    "netstack": Command(
+        "--listen SOCKET",
+        "run the network processes of other users' environments, as a user of its own",
+        _prepare_netstack,
+        _netstack,
     ),
     "config": Command(
         "[--json]",

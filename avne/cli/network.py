@@ -10,7 +10,6 @@ connections by itself, and resets those that it does not know; those that only w
 from __future__ import annotations
 
 import os
-import signal
 import time
 from typing import Any, Protocol
 
@@ -64,7 +63,10 @@ class Network:
     def begin(self) -> None:
         """Start the netstack and the workers.  Raises `AvneError`."""
         self._generation += 1
-        self._netstack = Part("the network process", "net", self._job.early.take(NETSTACK))
+        early = self._job.early
+        self._netstack = (
+            self._hire() if self._job.hire else Part("the network process", "net", early.take(NETSTACK))
+        )
         config = {**self._job.netstack, "generation": self._generation}
         capture = self._job.capture
         self._netstack.control.send("config", config, fds=(capture,) if capture >= 0 else ())
@@ -74,6 +76,11 @@ class Network:
         if self._tun:
             self._hand_on(self._tun)
             self._tell_of_orphans()
+
+    def _hire(self) -> Part:
+        from avne.cli.netstack import Hired
+
+        return Hired(self._job.hire)
 
     def give_tun(self, tun: launch.Tun) -> None:
         """The environment's tun and its sock_diag socket, ours to close from here on."""
@@ -123,7 +130,7 @@ class Network:
         """Replace the netstack and the workers, by code that may be newer than ours."""
         if self.phase == LASTING and self._netstack:
             self._reloads = True
-            os.kill(self._netstack.pid, signal.SIGKILL)
+            self._netstack.kill()
 
     def close(self) -> None:
         """Give the tun back: where nobody else has it the device is gone.  The parts end with `Parts.end`."""
@@ -147,7 +154,7 @@ class Network:
         if self.phase == STARTING:
             raise died_early(part, self._log.path)
         for worker in self._workers.values():
-            os.kill(worker.pid, signal.SIGKILL)  # they have nothing to do, and nothing of the next one
+            worker.kill()  # they have nothing to do, and nothing of the next one
         reloads, self._reloads = self._reloads, False
         delay = 0.0 if reloads else self._crashes.delay(time.monotonic(), False)
         if delay is None or self.phase == ENDING or (self._job.on_failure == "kill" and not reloads):
@@ -177,6 +184,8 @@ class Network:
                 worker.ready = True
                 self._restarts[worker.slot].succeeded()
                 self._owner.on_ready(f"worker {worker.identity}")
+            case ["reopen", str(path)]:
+                worker.reopen(path)
             case ["failed", str(problem), str(cure)]:
                 worker.failed = AvneError(problem, cure)
 

@@ -91,6 +91,7 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
                 routing=_routing(known, session, config, options, direct),
                 workers=config["workers"],
                 early=early,
+                hire=config["netstack"],
                 request=openings.request,
                 receipt=receipt,
             )

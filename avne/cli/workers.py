@@ -9,12 +9,15 @@ not answer) is no crash: it is tried again for as long as the program runs.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 from typing import Any
 
 from avne.cli.children import Part, Started
 from avne.errors import AvneError
 from avne.ipc.control import Control
+from avne.upstream.spec import UpstreamSpec
 
 MAX_CRASHES = 5
 WINDOW = 60.0
@@ -50,7 +53,7 @@ def _backoff(earlier: int) -> float:
 class Worker(Part):
     """The process of one slot in one generation."""
 
-    __slots__ = ("generation", "identity", "slot")
+    __slots__ = ("_sockets", "generation", "identity", "slot")
 
     def __init__(
         self, started: Started, slot: int, generation: int, routing: dict[str, Any], netstack: Control
@@ -59,11 +62,32 @@ class Worker(Part):
         self.slot = slot
         self.generation = generation
         self.identity = f"w{slot}.{generation}"
+        self._sockets = _unix_sockets(routing)
         config = {"identity": self.identity, **routing}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:  # the two ends of its lane, for the netstack and for the worker
             netstack.send("lane", self.identity, fds=(ours.fileno(),))
             self.control.send("config", config, fds=(theirs.fileno(),))
+
+    def reopen(self, path: str) -> None:
+        """Give it a proxy's unix socket as it is now: it sees no files itself (upstream/way.py).
+
+        No other one: what asks may be in an attacker's hands.
+        """
+        fds: tuple[int, ...] = ()
+        with contextlib.suppress(OSError):
+            if path in self._sockets:
+                fds = (os.open(path, os.O_PATH | os.O_CLOEXEC),)
+        self.control.send("socket", path, fds=fds)
+        for fd in fds:
+            os.close(fd)
+
+
+def _unix_sockets(routing: dict[str, Any]) -> frozenset[str]:
+    """The paths of those that a worker with this configuration may ask for."""
+    specs = map(UpstreamSpec.from_config, routing["rules"]["upstreams"])
+    found = [layer.address for spec in specs for layer in spec.layers() if layer.inner is None]
+    return frozenset(address for address in found if isinstance(address, str) and address)
 
 
 def hopeless(worker: Worker, log_path: str) -> AvneError:

@@ -23,12 +23,26 @@ touches until ZeroMQ's thread is done with it, and its bookkeeping costs what it
 from __future__ import annotations
 
 import errno
+import fcntl
+import signal
 from typing import Final
 
 import zmq
 
+from avne.confine.rules import call, one_of, without
+from avne.confine.runtime import PROT_EXEC, SENDTO
 from avne.ipc.messages import BadFrames
 from avne.limits import MAX_HEADER, MAX_PAYLOAD
+
+# libzmq's, in its threads and in ours, with those that it has for each peer that comes.
+SYSCALLS: Final = (
+    "read", "write", "close", "poll", "ppoll", "epoll_wait", "epoll_pwait", "epoll_ctl", "getpid",
+    "accept4", "recvfrom", SENDTO, "getsockname", "getpeername", "getsockopt", "clock_nanosleep",
+    call("fcntl", one_of(1, fcntl.F_GETFL, fcntl.F_SETFL)),
+    call("mprotect", without(2, PROT_EXEC)),
+    call("rt_sigprocmask", one_of(0, signal.SIG_BLOCK, signal.SIG_UNBLOCK, signal.SIG_SETMASK)),
+    "restart_syscall", "exit",
+)  # fmt: skip
 
 Payload = bytes | memoryview
 

@@ -11,7 +11,8 @@ The verbs::
     netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters} {account}
                             capture-ended ERRNO · log LEVEL EVENT {…}
     supervisor → worker     config {…} (+ the lane's fd, if there is no endpoint)
-    worker → supervisor     ready · failed PROBLEM CURE · log LEVEL EVENT {…}
+                            socket PATH (+ fd of the proxy's, if it is there)
+    worker → supervisor     ready · failed PROBLEM CURE · reopen PATH · log LEVEL EVENT {…}
 
 A KEY is a connection of the program's (cli/connections.py).  MISSING is 0 for a tun, else the descriptor is
 a packet socket (netstack/link.py).
@@ -30,6 +31,9 @@ from typing import Any
 
 import msgpack
 
+from avne.confine.runtime import SENDMSG
+
+SYSCALLS = (SENDMSG, "recvmsg", "close")
 MAX_MESSAGE = 65536
 MAX_FDS = 4
 

@@ -24,8 +24,16 @@ from collections import deque
 from struct import Struct
 from typing import Final
 
+from avne.confine.rules import call, one_of
+from avne.confine.runtime import NONBLOCKING, SENDMSG
 from avne.errors import Malformed
 from avne.limits import LANE_PACKET, MAX_HEADER
+
+# The last two are Python's, for a socket that has come.
+SYSCALLS: Final = (
+    SENDMSG, "recvmsg", "close", NONBLOCKING, "getsockname",
+    call("getsockopt", one_of(1, socket.SOL_SOCKET), one_of(2, socket.SO_TYPE, socket.SO_PROTOCOL)),
+)  # fmt: skip
 
 _HEAD: Final = Struct("<H?")
 _PACKET: Final = LANE_PACKET * (_HEAD.size + MAX_HEADER)

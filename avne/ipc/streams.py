@@ -21,11 +21,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from avne.confine.rules import call, one_of
+from avne.confine.runtime import NONBLOCKING, SENDMSG, SENDTO
 from avne.ipc.credit import Budget
 from avne.ipc.pace import Bucket, Pace
 from avne.ipc.pool import Pool
 from avne.ipc.relay import Payload, Relay, Step
 from avne.limits import HALF_CLOSED_MAX, LOCAL_BUFFER, MAX_BURST, MAX_PAYLOAD
+
+SYSCALLS: Final = (
+    "recvfrom", SENDTO, SENDMSG, "shutdown", "close", "epoll_ctl", "getpeername", NONBLOCKING,
+    call("setsockopt", one_of(1, socket.SOL_SOCKET), one_of(2, socket.SO_LINGER, socket.SO_RCVBUF)),
+)  # fmt: skip
 
 READS_PER_TURN: Final = 16
 _LEAST_ROOM: Final = 64 << 10  # of the pool, to read into

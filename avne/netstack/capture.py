@@ -22,6 +22,8 @@ from avne.limits import CAPTURE_BUFFER, CAPTURE_SNAPLEN
 from avne.netstack import addresses
 from avne.netstack.wire import icmp, ip, offload, pcapng, vnet
 
+SYSCALLS = ("write", "ftruncate")
+
 Piece = bytes | bytearray | memoryview
 
 

@@ -21,6 +21,7 @@ from avne.netstack.upstreams import Message
 if TYPE_CHECKING:
     from avne.ipc.channel import Router
 
+SYSCALLS = ("epoll_ctl",)
 _ROUTER_MESSAGES_PER_TURN = 64
 
 Received = tuple[bytes, bytes, Attachment]  # worker, header, payload or socket

@@ -15,6 +15,8 @@ from functools import partial
 from struct import Struct
 from typing import Final
 
+from avne.confine.rules import call, one_of
+from avne.confine.runtime import NONBLOCKING
 from avne.netstack.wire import ethernet, vnet
 
 GONE: Final = (errno.EIO, errno.ENXIO, errno.ENETDOWN)  # from a write: the device is down, or is no more
@@ -24,6 +26,12 @@ Piece = bytes | bytearray | memoryview
 _SOL_PACKET: Final = 263  # <linux/socket.h>, <linux/if_packet.h>
 _PACKET_STATISTICS: Final = 6
 _STATISTICS: Final = Struct("=II")  # packets drops
+
+SYSCALLS: Final = (
+    "read", "readv", "writev", NONBLOCKING, "getsockname",
+    call("getsockopt", one_of(1, socket.SOL_SOCKET), one_of(2, socket.SO_TYPE, socket.SO_PROTOCOL)),
+    call("getsockopt", one_of(1, _SOL_PACKET), one_of(2, _PACKET_STATISTICS)),
+)  # fmt: skip
 
 
 class Tun:
@@ -85,6 +93,9 @@ class Packets:
 
     def lost(self) -> int:
         """How many frames found no room since the last call."""
-        with socket.socket(fileno=os.dup(self._fd)) as packets:
+        packets = socket.socket(fileno=self._fd)
+        try:
             statistics = packets.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+        finally:
+            packets.detach()
         return int(_STATISTICS.unpack(statistics)[1])

@@ -13,12 +13,9 @@ Sockets come from the workers, connected: none is opened here.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import io
 import os
-import resource
 import select
 import signal
 import sys
@@ -26,36 +23,65 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from avne.confine import kernel, rules, runtime
+from avne.confine.sandbox import Sandbox, Wish
 from avne.errors import Malformed
+from avne.ipc import control as control_line
+from avne.ipc import lane, streams
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import LEAST_READ, TUN_MTU
-from avne.netstack import orphans
+from avne.netstack import lines, link, orphans
 from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.link import GONE, Packets, Tun
 from avne.netstack.stack import Stack
+from avne.netstack.warm_up import warm_up
 from avne.netstack.wire import split, vnet
 
 if TYPE_CHECKING:
     from avne.ipc.channel import Router
     from avne.netstack.capture import Capture
 
+SYSCALLS = ("epoll_wait", "epoll_pwait", "epoll_ctl")
+
+ROUTER_THREADS = 2  # of ZeroMQ: one for its sockets, one that buries them
 _READ = vnet.SIZE + TUN_MTU + 16
 _READS_PER_TURN = 128
 _READS_PER_WRITE = 16  # about what the cache holds, and one write takes
-_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_DUMPABLE = 1, 15, 4
-_SETTLE = 0.05  # seconds without anything to do after which the start is over
 _DRAIN_REPORT = 0.5  # seconds between two counts of what is still owed
+
+
+def policy(router: bool, captures: bool) -> rules.Policy:
+    """What the process may do: with ZeroMQ's threads for workers elsewhere, and with a file to write."""
+    modules = [
+        runtime.SYSCALLS,
+        control_line.SYSCALLS,
+        lane.SYSCALLS,
+        streams.SYSCALLS,
+        lines.SYSCALLS,
+        link.SYSCALLS,
+    ]
+    if router:
+        from avne.ipc import channel
+
+        modules.append(channel.SYSCALLS)
+    if captures:
+        from avne.netstack import capture
+
+        modules.append(capture.SYSCALLS)
+    return rules.gather("netstack", [*modules, SYSCALLS], runtime.REFUSED)
 
 
 class Process:
     """The loop.  `run` ends when the supervisor is gone."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, sandbox: Sandbox) -> None:
         self._control = control
         message, fds = self._expect("config")
         config: dict[str, Any] = message[1]
+        router = "endpoint" in config
+        got = sandbox.isolate(Wish(file_size=len(fds) > router))
         resolver = config.get("resolver")
         names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
         self._stack = Stack(names, os.urandom)
@@ -69,15 +95,17 @@ class Process:
         self._stack.upstreams.streams = self._streams
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last
+        warm_up(config["session"])
+        calls = sandbox.seal(policy(router, self._capture is not None), router * ROUTER_THREADS)
+        self._log("info", "confined", {**got.fields(), "calls": calls})
         message, fds = self._expect("tun")
         self._tun = fds[0]
-        link = Packets(self._tun, self._stack.count) if message[1] else Tun(self._tun)
-        self._link = link
-        self._read, self._readv, self._writev = link.read, link.readv, link.writev
+        self._link = Packets(self._tun, self._stack.count) if message[1] else Tun(self._tun)
+        self._read, self._readv, self._writev = self._link.read, self._link.readv, self._link.writev
         self._epoll.register(control.fileno(), select.EPOLLIN)
         self._reads_tun = False  # not before a worker has joined: packets wait in the device
         self._ended = False
-        self._draining = self._settled = False
+        self._draining = False
         self._owing = -1
         self._tun_more = False
         control.send("ready")
@@ -138,7 +166,7 @@ class Process:
             ready = poll(timeout)
             now = streams.now = monotonic()
             if timeout and not ready:
-                self._rest()
+                gc.collect(0)  # idle: the graph has no cycles, but exceptions may leave some
             for fd, mask in ready:
                 if fd == self._tun:
                     self._tun_more = True
@@ -172,15 +200,8 @@ class Process:
         due = self._streams.poll_at()
         if (stack := self._stack.poll_at()) is not None:
             due = min(due, stack)
-        longest = _DRAIN_REPORT if self._draining else 60.0 if self._settled else _SETTLE
+        longest = _DRAIN_REPORT if self._draining else 60.0
         return min(due, self._streams.now + longest)
-
-    def _rest(self) -> None:
-        """Nothing is to do: what can wait for that."""
-        if not self._settled:
-            self._settled = True
-            import dnslib  # noqa: F401 (see late.py)
-        gc.collect(0)  # the graph has no cycles, but exceptions may leave some
 
     # ---- the tun -------------------------------------------------------------------------------
 
@@ -343,20 +364,18 @@ class Process:
 
 def main() -> None:
     """Entry point: ``CONTROL_FD``."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(_PR_SET_NAME, b"avne [net]", 0, 0, 0)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    # A flow is a descriptor, and 1,024 is what most systems give at first.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    process = Process(Control.from_fd(int(sys.argv[1])))
+    kernel.introduce("avne [net]", signal.SIGKILL)
+    process = Process(Control.from_fd(int(sys.argv[1])), Sandbox())
     # Flows hold no cycles; what is allocated so far stays.
     gc.freeze()
     gc.disable()
+    code = 0
     try:
-        with contextlib.suppress(KeyboardInterrupt):
-            process.run()
-    finally:  # what was captured before a fault of ours is worth most
-        process.flush_capture()
-    os._exit(0)  # nothing is left to say
+        process.run()
+    except KeyboardInterrupt:
+        pass
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    process.flush_capture()  # what was captured before a fault of ours is worth most
+    os._exit(code)  # the interpreter's own end is more than the filter allows

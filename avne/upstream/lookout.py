@@ -7,9 +7,12 @@ import select
 import socket
 from typing import Final
 
+from avne.confine.runtime import SENDTO
 from avne.upstream.base import Upstream
 from avne.upstream.canary import Canary, Command
 from avne.upstream.socks5 import ANONYMOUS_GREETING, is_method_reply
+
+SYSCALLS: Final = (SENDTO, "recvfrom", "epoll_ctl", "close")
 
 _EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _GONE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR

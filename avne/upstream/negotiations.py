@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from avne.confine.runtime import SENDTO
 from avne.ipc.messages import Code
 from avne.upstream.base import Negotiation, OpenError, Upstream
 from avne.upstream.proxy import CONNECT_TIMEOUT, PEEK, REPLY_TIMEOUT
 
 _ANSWER: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _EVENTS: Final = _ANSWER | select.EPOLLOUT
+
+SYSCALLS: Final = (SENDTO, "recvfrom", "epoll_ctl", "close")
 
 Done = Callable[[socket.socket | OpenError], None]
 

@@ -15,7 +15,10 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Final
 
+from avne.confine.runtime import Threads
 from avne.upstream.base import OpenError
+
+SYSCALLS: Final = ("read", "write", *Threads.SYSCALLS)
 
 # Each costs some 50 KB once it has run; a program that scans a network waits for 125 s in each.
 MAX_THREADS: Final = 256

@@ -12,9 +12,20 @@ import errno
 import socket
 from typing import ClassVar, Final
 
+from avne.confine.rules import call, one_of
+from avne.confine.runtime import NONBLOCKING, SENDTO
 from avne.ipc.messages import Capability, Code
+from avne.upstream import way
 from avne.upstream.base import Attempt, Negotiation, OpenError, Upstream
 from avne.upstream.spec import UpstreamSpec, parse_address, split_credentials
+
+# And what makes the socket, which depends on where the proxy is (confinement.py).
+SYSCALLS: Final = (
+    "connect", SENDTO, "recvfrom", "shutdown", "close", "poll", "ppoll", NONBLOCKING,
+    call("getsockopt", one_of(1, socket.SOL_SOCKET), one_of(2, socket.SO_ERROR)),
+    call("setsockopt", one_of(1, socket.IPPROTO_TCP), one_of(2, socket.TCP_NODELAY)),
+    call("setsockopt", one_of(1, socket.SOL_SOCKET), one_of(2, socket.SO_OOBINLINE)),
+)  # fmt: skip
 
 CONNECT_TIMEOUT: Final = 10.0  # to the proxy
 CHECK_TIMEOUT: Final = 10.0
@@ -121,8 +132,8 @@ class Proxy(Upstream):
         address = self.spec.address
         if isinstance(address, str):
             return _connecting(socket.AF_UNIX, address)
-        if address[0].replace(".", "").isdigit():
-            return _connecting(socket.AF_INET, address)  # the usual case, without getaddrinfo(3)
+        if is_address(address[0]):
+            return _connecting(_family(address[0]), address)
         # A name was looked up by `check` a moment ago, or is in /etc/hosts.
         family, _, _, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         return _connecting(family, target)
@@ -184,7 +195,7 @@ def connect(spec: UpstreamSpec, timeout: float) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout)
-            sock.connect(spec.address)
+            way.connect(sock, spec.address)
         except BaseException:
             sock.close()
             raise
@@ -200,10 +211,10 @@ def tune(sock: socket.socket) -> None:
 
 
 def _connect_tcp(address: tuple[str, int], timeout: float) -> socket.socket:
-    if ":" in address[0] or not is_address(address[0]):
+    if not is_address(address[0]):
         return socket.create_connection(address, timeout)
-    # Without the getaddrinfo(3) of each connection, for an IPv4 address: the usual case.
-    sock = socket.socket()
+    # Without the getaddrinfo(3) of each connection, for which a worker that locks itself in has no files.
+    sock = socket.socket(_family(address[0]))
     try:
         sock.settimeout(timeout)
         sock.connect(address)
@@ -213,12 +224,18 @@ def _connect_tcp(address: tuple[str, int], timeout: float) -> socket.socket:
     return sock
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def _connecting(family: int, target: str | tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        if family != socket.AF_UNIX:
+        if isinstance(target, str):
+            way.connect(sock, target)
+        else:
             tune(sock)
-        sock.connect(target)
+            sock.connect(target)
     except OSError as error:
         if error.errno != errno.EINPROGRESS:  # EAGAIN is a unix socket's full backlog
             sock.close()

@@ -8,8 +8,15 @@ import socket
 import time
 from typing import Final
 
+from avne.confine.rules import call, one_of
+from avne.confine.runtime import NONBLOCKING, SENDTO
 from avne.ipc.messages import Code
 from avne.upstream.base import OpenError, Service
+
+SYSCALLS: Final = (
+    call("socketpair", one_of(0, socket.AF_UNIX)), SENDTO, "recvfrom", "shutdown", "close", "epoll_ctl",
+    NONBLOCKING,
+)  # fmt: skip
 
 MAX_SERVED: Final = 256  # at the same time; a program that opens more of them is refused
 PATIENCE: Final = 30.0  # seconds that a connection may take in all

@@ -13,6 +13,7 @@ from avne.ipc.lane import Lane
 if TYPE_CHECKING:
     from avne.ipc.channel import Dealer
 
+SYSCALLS = ("epoll_ctl", "close")
 _MESSAGES_PER_TURN = 128
 
 Payload = bytes | memoryview

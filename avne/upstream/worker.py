@@ -12,10 +12,8 @@ upstream, make ``ready``.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
-import resource
 import select
 import signal
 import socket
@@ -25,13 +23,19 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final, NoReturn
 
+from avne.confine import kernel, runtime
+from avne.confine.rules import Policy
+from avne.confine.sandbox import Sandbox
 from avne.errors import AvneError, Malformed
-from avne.ipc import messages
+from avne.ipc import control as control_line
+from avne.ipc import lane, messages, streams
 from avne.ipc.control import Control
 from avne.ipc.messages import Code, ResolveKind, Sender, encode
 from avne.ipc.pool import Pool as Memory
 from avne.ipc.streams import Streams
 from avne.ipc.verdict import Verdict
+from avne.upstream import confinement, failure, lookout, pool, proxy, services, uplink, way
+from avne.upstream import negotiations as negotiating
 from avne.upstream.base import Attempt, OpenError, Resolved, Upstream
 from avne.upstream.frames import Frames
 from avne.upstream.negotiations import Negotiations, Opening
@@ -41,26 +45,54 @@ from avne.upstream.routes import Route, Routes
 from avne.upstream.services import Services
 from avne.upstream.spec import UpstreamSpec
 from avne.upstream.uplink import Payload, connect
+from avne.upstream.warm_up import warm_up
 
+SYSCALLS: Final = ("epoll_wait", "epoll_pwait", "epoll_ctl", "write")  # the last for a filter's log
+_MODULES: Final = (
+    runtime, control_line, lane, streams, negotiating, lookout, uplink, pool, proxy, services, way
+)  # fmt: skip
+
+ZMQ_THREADS: Final = 2  # one for its sockets, one that buries them
 STATS_INTERVAL: Final = 1.0
-SETTLE: Final = 0.05  # seconds without anything to do after which the start is over
 DRAIN_BOUND: Final = 30.0  # for all flows together
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
+
+def policy(plan: confinement.Plan) -> Policy:
+    """What the process may do."""
+    modules = [SYSCALLS, *(module.SYSCALLS for module in _MODULES)]
+    if plan.kind == confinement.REMOTE:
+        from avne.ipc import channel
+
+        modules.append(channel.SYSCALLS)
+    return confinement.policy(plan, modules)
+
+
+def make_routes(control: Control, config: dict[str, Any]) -> Routes:
+    """With all that they read from files.  Raises `AvneError`."""
+    resolver = config["resolver"]
+
+    def log(level: str, event: str, fields: dict[str, Any]) -> None:
+        with contextlib.suppress(BlockingIOError):  # a supervisor that is stopped (^Z) misses it
+            control.send("log", level, event, fields)
+
+    rules = Router.from_config(config["rules"])
+    return Routes(rules, None if resolver is None else (resolver[0], resolver[1]), log, config["about"])
 
 
 class Worker:
     """The process."""
 
-    def __init__(self, control: Control, config: dict[str, Any], lane: socket.socket | None) -> None:
+    def __init__(
+        self,
+        control: Control,
+        config: dict[str, Any],
+        lane: socket.socket | None,
+        routes: Routes,
+        doors: dict[str, way.Way],
+    ) -> None:
         self._control = control
-        resolver = config["resolver"]
-        self._routes = Routes(
-            Router.from_config(config["rules"]),
-            None if resolver is None else (resolver[0], resolver[1]),
-            self._log,
-            config["about"],
-        )
+        self._routes = routes
+        self._doors = doors
         upstreams = self._routes.upstreams
         self._pool = Pool()
         self._epoll = select.epoll()
@@ -73,7 +105,7 @@ class Worker:
         self._opening: dict[int, Attempt | Opening] = {}
         self._last_stats = (0, 0, 0)
         self._stats_at = 0.0
-        self._welcome = self._checked = self._settled = False
+        self._welcome = self._checked = False
         self._drain_until: float | None = None
 
     def run(self) -> NoReturn:
@@ -89,7 +121,7 @@ class Worker:
             events = self._epoll.poll(timeout)
             self._streams.now = time.monotonic()
             if timeout and not events:
-                self._rest()
+                gc.collect(0)  # idle: flows have no cycles, but exceptions may leave some
             for fd, mask in events:
                 self._on_event(fd, mask)
             self._receive(self._uplink.receive())
@@ -106,13 +138,6 @@ class Worker:
         for negotiations in self._negotiations:
             negotiations.handle_timer(now)
         self._services.handle_timer(now)
-
-    def _rest(self) -> None:
-        """Nothing is to do: what can wait for that."""
-        if not self._settled:
-            self._settled = True
-            import socks  # noqa: F401 (see late.py)
-        gc.collect(0)  # flows have no cycles, but exceptions may leave some
 
     def _on_event(self, fd: int, mask: int) -> None:
         if fd == self._control.fileno():
@@ -138,8 +163,7 @@ class Worker:
     def _timeout(self) -> float:
         if not self._uplink.idle():
             return 0.0
-        longest = 60.0 if self._settled else SETTLE
-        due = min(self._streams.now + longest, self._services.poll_at(), self._streams.poll_at())
+        due = min(self._streams.now + 60.0, self._services.poll_at(), self._streams.poll_at())
         due = min(due, *(negotiations.poll_at() for negotiations in self._negotiations))
         if self._checked:
             due = min(due, self._frames.poll_at())
@@ -283,8 +307,6 @@ class Worker:
 
     def _on_checked(self, result: OpenError | None) -> None:
         if result is not None:
-            from avne.upstream import failure
-
             self._control.send("failed", *failure.explain(self._routes.default.spec, result))
             os._exit(1)
         self._checked = True
@@ -304,44 +326,54 @@ class Worker:
 
     def _read_control(self) -> None:
         received = self._control.receive()
-        if received and not received[0]:
+        if received is None:
+            return
+        message, fds = received
+        if not message:
             os._exit(0)  # the supervisor has gone
+        if message[0] == "socket" and message[1] in self._doors:
+            self._doors[message[1]].renew(fds[0] if fds else None)
 
     def _log(self, level: str, event: str, fields: dict[str, Any]) -> None:
         with contextlib.suppress(BlockingIOError):  # a supervisor that is stopped (^Z) misses it
             self._control.send("log", level, event, fields)
 
 
-def _introduce(kind: str, identity: str) -> None:
-    """The process's name for ps(1): "avne [tor 1]" for the identity "w1.1" (slot.generation)."""
-    slot = identity.lstrip("w").partition(".")[0]
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_NAME, f"avne [{kind} {slot}]".encode(), 0, 0, 0)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
 def main() -> None:
     """Entry point: ``CONTROL_FD``."""
+    sandbox = Sandbox()
     sock = socket.socket(fileno=int(sys.argv[1]))
     control = Control(sock)
     received = control.receive(wait=True)
     if not received or not received[0]:
         return  # the supervisor went before we had begun
-    verb, config = received[0]
+    (verb, config), fds = received
     if verb != "config":
         raise RuntimeError(f"expected config, got {verb}")
     sock.setblocking(False)
-    _introduce(config["about"]["upstream"], config["identity"])
-    # A flow is a descriptor, and 1,024 is what most systems give at first.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    lane = socket.socket(fileno=received[1][0]) if received[1] else None
+    # For ps(1): "avne [tor 1]" for the identity "w1.1" (slot.generation).
+    slot = config["identity"].lstrip("w").partition(".")[0]
+    kernel.introduce(f"avne [{config['about']['upstream']} {slot}]", signal.SIGKILL)
     try:
-        worker = Worker(control, config, lane)
+        routes = make_routes(control, config)
     except AvneError as error:
         control.send("failed", error.problem, error.cure)
         return
+    specs = [upstream.spec for upstream in routes.upstreams]
+    lane_end = socket.socket(fileno=fds[0]) if fds else None
+    plan = confinement.plan(specs, remote=lane_end is None)
+    doors = confinement.open_doors(specs, plan, partial(control.send, "reopen"))
+    got = sandbox.isolate(confinement.narrowed(plan.wish, doors.values()))
+    if got.empty_root:
+        way.use(doors)
+    worker = Worker(control, config, lane_end, routes, doors)
+    warm_up()
+    calls = sandbox.seal(policy(plan), 0 if lane_end else ZMQ_THREADS)
+    control.send("log", "info", "confined", {"kind": plan.kind, **got.fields(), "calls": calls})
     gc.freeze()
     gc.disable()
-    worker.run()
+    try:
+        worker.run()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    os._exit(1)  # the interpreter's own end is more than the filter allows

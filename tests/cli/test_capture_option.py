@@ -8,7 +8,6 @@ import re
 import resource
 import socket
 import time
-from pathlib import Path
 
 import pytest
 
@@ -116,9 +115,11 @@ def test_a_disk_that_gets_full_ends_the_capture_and_not_the_program(start, tmp_p
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(20)
         words = ("/usr/bin/python3", "-c", FETCH, str(listener.getsockname()[1]))
-        process = start(*words, options=["--capture", str(file)])
+        process = start(
+            *words, options=["--capture", str(file)],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )  # fmt: skip
         with listener.accept()[0] as sock:
-            resource.prlimit(netstack(process.pid), resource.RLIMIT_FSIZE, (limit, limit))
             sock.sendall(bytes(size))
     output, errors = process.communicate(timeout=30)
     assert (process.returncode, output) == (0, f"{size}\n")
@@ -127,11 +128,3 @@ def test_a_disk_that_gets_full_ends_the_capture_and_not_the_program(start, tmp_p
     assert pcapng.read(file.read_bytes()).packets
     (log,) = (tmp_path / "state/avne").iterdir()
     assert re.search(r"capture-lost\D+[1-9]", log.read_text())
-
-
-def netstack(supervisor):
-    """The pid of a run's `avne [net]`."""
-    for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
-        if "netstack.process" in Path(f"/proc/{pid}/cmdline").read_text():
-            return int(pid)
-    raise AssertionError("no netstack")

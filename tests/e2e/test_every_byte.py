@@ -87,7 +87,11 @@ def test_names_are_counted_and_not_kept(avne, bed, tmp_path_for):
 def test_a_program_whose_network_has_died_has_no_account(avne, bed, tmp_path_for):
     path = tmp_path_for(avne) / "receipt"
     with avne.start(
-        "sh", "-c", "echo up; exec sleep 60", upstream=bed.socks, options=["--receipt", str(path)]
+        "sh",
+        "-c",
+        "echo up; exec sleep 60",
+        upstream=bed.socks,
+        options=["--receipt", str(path), "--on-failure", "kill"],
     ) as process:
         assert process.stdout.readline() == "up\n"
         os.kill(process.part("net"), signal.SIGKILL)

@@ -31,7 +31,7 @@ QUESTIONS: Final[dict[str, str]] = {
     f"NS:{ZONE}": "",
     f"SOA:{ZONE}": "",
     f"CAA:www.{ZONE}": "",
-    f"HTTPS:www.{ZONE}": "dig shows its hints",
+    f"HTTPS:https.{ZONE}": "dig shows its hints",
     f"MX:nx.{ZONE}": "no such name",
     "PTR:192.0.0.8": "a real address",
     f"PTR:{MAPPED}": "a mapped address",

@@ -89,6 +89,7 @@ class Rig:
             self.pid = spawn(arguments, fds, child_environment(), session=True)
         theirs.close()
         self.status: int | None = None
+        self.confined: dict[str, Any] = {}
         self.rate = 0  # of the flow that was given last
         self._seen: list[tuple[list[Any], Payload | None]] = []
         self.logs: list[list[Any]] = []
@@ -273,9 +274,23 @@ class Rig:
         assert received is not None
         if not received[0]:
             raise Died(self.wait())
-        if received[0][0] == "log":
+        if received[0][0] == "reopen":
+            self._reopen(received[0][1])
+            return ["log"]
+        if received[0][:3] == ["log", "info", "confined"]:
+            self.confined = received[0][3]
+        elif received[0][0] == "log":
             self.logs.append(received[0][1:])
         return received[0]
+
+    def _reopen(self, path: str) -> None:
+        """As the supervisor does it."""
+        fds: tuple[int, ...] = ()
+        with contextlib.suppress(OSError):
+            fds = (os.open(path, os.O_PATH | os.O_CLOEXEC),)
+        self.control.send("socket", path, fds=fds)
+        for fd in fds:
+            os.close(fd)
 
     def control_message(self) -> list[Any]:
         """The next message but log events."""

@@ -15,19 +15,15 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
+
+import dnslib
 
 from avne.errors import Malformed
-from avne.late import Late
 from avne.limits import DNS_MAX_UDP
 from avne.netstack.dns import format as dns
 from avne.netstack.dns.format import Labels
 from avne.netstack.dns.response import Response
-
-if TYPE_CHECKING:
-    import dnslib
-else:
-    dnslib = Late("dnslib")
 
 MIN_UDP: Final = 512  # RFC 1035 §2.3.4, RFC 6891 §6.2.5
 

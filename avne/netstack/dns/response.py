@@ -13,17 +13,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import dnslib
 
 from avne.errors import Malformed
-from avne.late import Late
 from avne.netstack.dns import format as dns
 from avne.netstack.dns.format import Labels, Place
-
-if TYPE_CHECKING:
-    import dnslib
-else:
-    dnslib = Late("dnslib")
 
 MAX_TTL: Final = 86400
 _ONE: Final = struct.Struct(

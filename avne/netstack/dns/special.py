@@ -9,19 +9,15 @@ for them as they are (tor(1), ServerDNSSearchDomains).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from avne.late import Late
+import dnslib
+
 from avne.limits import MAX_HOST
 from avne.netstack.addresses import GATEWAY, GATEWAY_V4, GATEWAY_V6
 from avne.netstack.dns import format as dns
 from avne.netstack.dns.format import Labels
 from avne.netstack.dns.response import Response, local
-
-if TYPE_CHECKING:
-    import dnslib
-else:
-    dnslib = Late("dnslib")
 
 TTL: Final = 60
 

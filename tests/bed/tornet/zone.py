@@ -185,8 +185,9 @@ class Zone:
             QTYPE["MX"]: struct.pack("!H", 10) + mail,
             QTYPE["SRV"]: struct.pack("!HHH", 1, 1, 5060) + mail,
             QTYPE["CAA"]: b"\0\5issueca.example",
-            QTYPE["HTTPS"]: b"\0\1\0" + hints,
         }
+        if self.label(name) == "https":  # a browser asks such a name for nothing but https://
+            extra[QTYPE["HTTPS"]] = b"\0\1\0" + hints
         return [(name, qtype, extra[qtype])] if qtype in extra else []
 
     def delay(self, name: str) -> float | None:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a worker says to a proxy, before there is one: so that nothing is imported later."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+
+from avne.ipc.messages import Code
+from avne.upstream.base import OpenError
+from avne.upstream.failure import explain
+from avne.upstream.socks5 import COMMAND_CONNECT, Dialogue
+from avne.upstream.spec import UpstreamSpec
+
+_SPEC = UpstreamSpec("tor", ("192.0.2.1", 9050), "name", "password")
+_REPLIES = b"\x05\x02", b"\x01\x00", b"\x05\x00\x00\x01\xc0\x00\x02\x01\x00\x50"
+
+
+def warm_up() -> None:
+    """Once, when everything is imported."""
+    for host in ("192.0.2.1", "2001:db8::1", "example.org"):
+        _negotiate(host, _REPLIES)
+        _negotiate(host, (*_REPLIES[:2], b"\x05\x05\x00\x01" + bytes(6)))
+    _negotiate("example.org", (b"\x04\x04",))
+    explain(_SPEC, OpenError(Code.UPSTREAM_DOWN, "down"))
+    thread = threading.Thread(target=bytes)
+    thread.start()  # the first one installs a signal's handler (glibc), which is for no filter
+    thread.join()
+    try:
+        b"\xff".decode("ascii")
+    except UnicodeDecodeError as error:
+        stderr, sys.stderr = sys.stderr, io.StringIO()
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.stderr = stderr
+
+
+def _negotiate(host: str, replies: tuple[bytes, ...]) -> None:
+    dialogue = Dialogue(_SPEC, COMMAND_CONNECT, host, 80)
+    try:
+        for reply in replies:
+            dialogue.receive(reply)
+    except OpenError:
+        pass
