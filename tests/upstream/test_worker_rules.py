@@ -55,7 +55,7 @@ def refused(rig: Rig, flow: int, host: str, port: int = 80) -> tuple[int, int, s
 
 
 def asked(rig: Rig, query: int, name: str, kind: ResolveKind = ResolveKind.ROUTE) -> int:
-    rig.send(messages.RESOLVE, query, int(kind), name)
+    rig.send(messages.RESOLVE, query, int(kind), name, "")
     return int(rig.receive(messages.RESOLVED, query)[0][2])
 
 
