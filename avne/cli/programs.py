@@ -4,7 +4,7 @@
 A program is an executable file, whatever name or process it runs by: two windows of a browser share
 circuits, a browser and a mail client do not; scripts are their interpreter.  It is told by device and inode
 of ``/proc/PID/exe``, which a process cannot choose but by running another program: names, it can.  What
-cannot be told, as the process has ended or may not be looked at, is a program by itself, and shares with nobody.
+cannot be told, as the process has ended or may not be looked at, shares with none.
 """
 
 from __future__ import annotations
