@@ -74,6 +74,14 @@ def _choice(*words: str) -> Callable[[Any], str]:
     return parse
 
 
+def _isolate(value: Any) -> str:
+    words = _text(value)
+    _, named, name = words.partition("name=")
+    if named and words == f"name={name}" and 1 <= len(name) <= 64 and name.isprintable():
+        return words
+    return _choice("run", "program", "destination")(words)
+
+
 def _resolver(value: Any) -> str:
     if value != "none":
         split_resolver(_text(value))
@@ -105,6 +113,8 @@ KEYS: dict[str, Key] = {
         Key("onion_only", False, _bool, "true or false", "whether everything but onion services is refused"),
         Key("https_only", False, _bool, "true or false",
             "whether everything but port 443 and onion services is refused"),
+        Key("isolate", "run", _isolate, "run, program, destination or name=X",
+            "which connections may share circuits of Tor"),
         Key("workers", 1, _int(1, 64), "a number from 1 to 64", "how many upstream workers are started"),
         Key("dns", "truthful", _choice("truthful", "fast", "resolve", "tcp"),
             "truthful, fast, resolve or tcp", "how names are answered, and who is asked"),

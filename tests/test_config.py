@@ -45,6 +45,7 @@ def test_each_source_overrides_the_one_before(tmp_path):
         "log_names": config.Value(True, first),
         "helper": config.Value("auto", "default"),
         "netstack": config.Value("", "default"),
+        "isolate": config.Value("run", "default"),
         "on_failure": config.Value("restart", "default"),
         "tor.torrc": config.Value("/b", second),
         "env": config.Value(["A", "B"], second),
@@ -59,7 +60,8 @@ def test_each_source_overrides_the_one_before(tmp_path):
 def test_every_key_can_come_from_the_environment(tmp_path, name):
     text = {"workers": "4", "verbose": "1", "dns": "fast", "resolver": "[::1]:5353", "helper": "setuid",
             "log_names": "yes", "tor.torrc": "/etc/x", "upstream": "auto", "env": "A,B",
-            "on_failure": "kill", "rules": "*:25=block; *.i2p=http://h:1", "onion_only": "1",
+            "on_failure": "kill", "isolate": "name=x",
+            "rules": "*:25=block; *.i2p=http://h:1", "onion_only": "1",
             "https_only": "true", "netstack": "/run/s"}[name]  # fmt: skip
     loaded = load(tmp_path, environ={config.variable(name): text})
     assert loaded.values[name].origin == config.variable(name)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The environment's TCP sockets, as its own kernel knows them: sock_diag(7), by pyroute2's message classes.
 
-The socket was made inside by the environment's init (init.c), and keeps that network for good.  A connection
+The socket was made inside by the environment's init, and keeps that network for good.  A connection
 is a ``key``: address of the program's end, address of the other end, the two ports; bytes as in its packets.
 Nothing here is on the way of a packet, and pyroute2, which takes 0.2 s to load, is loaded when it is needed.
 """

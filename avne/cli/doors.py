@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The sockets at which other commands of the same user reach a run: ``attach``, ``stop`` and ``reload``.
+"""The sockets at which other commands of the same user reach a run: ``attach``, and bells.
 
 They are in the session's directory, which nobody else can enter and which the environment hides
 from the program.  Nothing is read here: who connects to ``stop`` asks for the end, to ``reload`` for
-a new network, and who connects to ``attach`` is handed in to the environment's init, which hears the request.
+a new network, to ``newnym`` for new circuits, and who connects to ``attach`` is handed in to the
+environment's init, which hears the request.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from avne.cli.loop import Loop
 from avne.paths import Session
 
-ATTACH, STOP, RELOAD = "attach", "stop", "reload"
+ATTACH, STOP, RELOAD, NEWNYM = "attach", "stop", "reload", "newnym"
 _BACKLOG = 64
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid uid gid
 
@@ -29,13 +30,12 @@ class Doors:
         session: Session,
         loop: Loop,
         attach: Callable[[int], None],
-        stop: Callable[[], None],
-        reload: Callable[[], None],
+        bells: Mapping[str, Callable[[], None]],
     ) -> None:
         self._loop = loop
         self._attach = _listen(session.socket(ATTACH))
         self._on_attach = attach
-        self._bells = [self._bell(session, STOP, stop), self._bell(session, RELOAD, reload)]
+        self._bells = [self._bell(session, name, action) for name, action in bells.items()]
         self._open = False
 
     def open_attach(self) -> None:

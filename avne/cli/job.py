@@ -22,11 +22,13 @@ class Job(NamedTuple):
     helpers: list[str]  # paths, in the order to try
     netstack: dict[str, Any]  # the `config` of the netstack
     on_failure: str  # restart or kill
+    by_program: bool  # the netstack asks whose a connection is
     capture: int  # the file of a capture, or -1
     upstream: UpstreamSpec  # of what no rule is about
     routing: dict[str, Any]  # of a worker's `config`: rules, resolver, about
     workers: int
     early: Early  # what has been started already
     hire: str  # the socket of an `avne netstack`, or "" for a network process of our own
+    kinds: frozenset[str]  # of all upstreams and their layers
     request: Request  # what the environment is to be
     receipt: Receipt | None = None

@@ -166,6 +166,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     _rule_options(parser)
     switch_direct = "let rules lead past Tor and every proxy, from this machine's own address (direct)"
     parser.add_argument("--allow-direct", action="store_true", help=switch_direct)
+    setting("isolate", "HOW")
     setting("workers", "N")
     setting("dns", "MODE")
     setting("resolver", "HOST:PORT")
@@ -271,6 +272,12 @@ def _reload(options: argparse.Namespace) -> int:
     from avne.cli.stop import reload
 
     return reload(options.target)
+
+
+def _newnym(options: argparse.Namespace) -> int:
+    from avne.cli.stop import newnym
+
+    return newnym(options.target)
 
 
 def _json_option(parser: argparse.ArgumentParser) -> None:
@@ -388,6 +395,9 @@ COMMANDS = {
     "stop": Command("NAME|ID", "end an environment's program", _prepare_stop, _stop),
     "reload": Command(
         "NAME|ID", "replace an environment's network, by a newer one for example", _prepare_stop, _reload
+    ),
+    "newnym": Command(
+        "NAME|ID", "give an environment's next connections new circuits of Tor", _prepare_stop, _newnym
     ),
     "doctor": Command(
         "[--json] [--sandbox] [--resolve NAME]",

@@ -17,6 +17,7 @@ from avne.cli.children import NETSTACK, WORKER, Part, Parts, died_early
 from avne.cli.connections import Sockets
 from avne.cli.job import Job
 from avne.cli.loop import Loop
+from avne.cli.programs import Programs
 from avne.cli.workers import MAX_CRASHES, Restarts, Worker, hopeless
 from avne.errors import AvneError
 from avne.log import Log
@@ -52,6 +53,8 @@ class Network:
         self._tun: launch.Tun | None = None
         self._sockets = Sockets(-1)
         self._netstack: Part | None = None
+        self._programs: Programs | None = None  # where it matters whose a connection is
+        self._epoch = ""  # of the isolation tokens
         self._generation = 0
         self._crashes = Restarts()  # of the netstack
         self._reloads = False  # its end was asked for
@@ -67,7 +70,7 @@ class Network:
         self._netstack = (
             self._hire() if self._job.hire else Part("the network process", "net", early.take(NETSTACK))
         )
-        config = {**self._job.netstack, "generation": self._generation}
+        config = {**self._job.netstack, "generation": self._generation, "epoch": self._epoch}
         capture = self._job.capture
         self._netstack.control.send("config", config, fds=(capture,) if capture >= 0 else ())
         self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
@@ -82,11 +85,16 @@ class Network:
 
         return Hired(self._job.hire)
 
-    def give_tun(self, tun: launch.Tun) -> None:
-        """The environment's tun and its sock_diag socket, ours to close from here on."""
+    def give_tun(self, tun: launch.Tun, init: int) -> None:
+        """The environment's tun and its sock_diag socket, ours to close from here on, and its first process.
+
+        Raises `AvneError`.
+        """
         self._tun = tun
         self._sockets = Sockets(tun.diag)
         self._hand_on(tun)
+        if self._job.by_program:
+            self._programs = Programs(self._sockets, init)
 
     def _hand_on(self, tun: launch.Tun) -> None:
         assert self._netstack
@@ -102,6 +110,16 @@ class Network:
             return
         for at in range(0, len(keys), _KEYS_AT_ONCE):
             self._netstack.control.send("orphans", *keys[at : at + _KEYS_AT_ONCE])
+
+    def newnym(self) -> None:
+        """Whatever is opened from here on shares no circuit with what is open, whatever name it has."""
+        self._epoch = os.urandom(8).hex()
+        if self._netstack:
+            self._netstack.control.send("newnym", self._epoch)
+
+    def _tell_whose(self, number: int, key: bytes) -> None:
+        if self._netstack and self._programs:
+            self._netstack.control.send("theirs", number, self._programs.owner(key))
 
     @property
     def lives(self) -> bool:
@@ -147,7 +165,11 @@ class Network:
             part.ready = True
             self._owner.on_ready("netstack")
         elif part is self._netstack:
-            self._owner.on_message(message)
+            match message:
+                case ["whose", int(number), bytes(key)]:
+                    self._tell_whose(number, key)
+                case _:
+                    self._owner.on_message(message)
 
     def _netstack_died(self, part: Part) -> None:
         self._netstack = None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,12 +49,12 @@ class Routing(NamedTuple):
         found = [rule.pattern.text for rule in self.rules if rule.upstream and leaves(rule.upstream)]
         return [*found, "everything else"] if leaves(self.default) else found
 
-    def completed(self, tor: UpstreamSpec | None) -> Routing:
-        """With the Tor that was found, and with this run's own name and password for Tor.
+    def completed(self, tor: UpstreamSpec | None, credentials: tuple[str, str]) -> Routing:
+        """With the Tor that was found, and with name and password for Tor (isolation.py).
 
-        Tor compares them only (IsolateSOCKSAuth in tor(1)); they must not begin with ``<torS0X>``.
+        Tor compares them only (IsolateSOCKSAuth in tor(1)).
         """
-        username, password = f"avne-{os.urandom(8).hex()}", os.urandom(8).hex()
+        username, password = credentials
 
         def complete(spec: UpstreamSpec) -> UpstreamSpec:
             if spec == _TOR and tor is not None:

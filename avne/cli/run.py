@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from avne import __version__
-from avne.cli import routing
+from avne.cli import isolation, routing
 from avne.cli.capture import open_capture
 from avne.cli.console import Console
 from avne.cli.early import Early
@@ -64,6 +64,7 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
     options = more.openings
     helpers = _helpers(config, options)
     written = routing.parse(config)
+    isolation.check(config, written)
     direct = written.direct()
     if direct and not more.allow_direct:
         routing.refuse_direct(written)
@@ -86,10 +87,12 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
                 helpers=helpers,
                 netstack=_netstack_config(session, config),
                 on_failure=config["on_failure"],
+                by_program=isolation.asks_programs(config),
                 capture=capture_fd,
                 upstream=known.default,
                 routing=_routing(known, session, config, options, direct),
                 workers=config["workers"],
+                kinds=frozenset(layer.kind for spec in known.specs for layer in spec.layers()),
                 early=early,
                 hire=config["netstack"],
                 request=openings.request,
@@ -162,16 +165,17 @@ def warn_of_hidden(argv: list[str], openings: Openings, console: Console) -> Non
 @contextlib.contextmanager
 def _upstream(written: Routing, config: Config, console: Console) -> Iterator[Routing]:
     """The upstreams to use; where one is avne's own Tor, that is held for as long as this."""
+    credentials = isolation.credentials(config)
     if not written.needs_tor:
         origin = config.values["upstream"].origin
         console.phase(f"upstream {written.default.redacted()}, from {origin}")
-        yield written.completed(None)
+        yield written.completed(None, credentials)
         return
     from avne.upstream.find import find_tor
 
     if found := find_tor():
         console.phase(f"upstream {found.redacted()}, found")
-        yield written.completed(found)
+        yield written.completed(found, credentials)
         return
     from avne.upstream import keeper
 
@@ -184,7 +188,7 @@ def _upstream(written: Routing, config: Config, console: Console) -> Iterator[Ro
         console.progress("")
     with own:
         console.phase("upstream Tor of avne's own")
-        yield written.completed(own.spec)
+        yield written.completed(own.spec, credentials)
 
 
 def _routing(
@@ -223,6 +227,7 @@ def _session(config: Config, console: Console, name: str) -> Iterator[tuple[Sess
 def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
     return {
         "session": session.id,
+        "isolate": isolation.for_netstack(config),
         "dns": config["dns"],
         "resolver": routing.resolver(config),
         "workers": config["workers"],

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``avne stop``: TERM to an environment's program, KILL after five seconds; waits for the end.
-``avne reload``: a new network for it."""
+``avne reload``: a new network for it; ``avne newnym``: new circuits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import fcntl
 import os
 import socket
 
-from avne.cli import target
-from avne.cli.doors import RELOAD, STOP
+from avne.cli import meta, target
+from avne.cli.doors import NEWNYM, RELOAD, STOP
 from avne.errors import AvneError
 
 
@@ -32,6 +32,18 @@ def reload(which: str) -> int:
     """Raises `AvneError` where there is no such environment, or it does not hear."""
     session = target.named(which)
     _ask(f"{session.directory}/{RELOAD}")
+    return 0
+
+
+def newnym(which: str) -> int:
+    """Raises `AvneError` where there is no such environment, it has no circuits, or it does not hear."""
+    session = target.named(which)
+    if not meta.read(session).get("circuits", True):
+        raise AvneError(
+            f"no upstream of {which} is Tor, and only Tor has circuits",
+            "Restart the program with another proxy, or with --upstream tor.",
+        )
+    _ask(f"{session.directory}/{NEWNYM}")
     return 0
 
 

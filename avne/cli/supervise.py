@@ -24,7 +24,7 @@ from typing import Any
 from avne import __version__
 from avne.cli.children import Parts
 from avne.cli.console import Console
-from avne.cli.doors import Doors
+from avne.cli.doors import NEWNYM, RELOAD, STOP, Doors
 from avne.cli.job import Job
 from avne.cli.loop import Loop
 from avne.cli.network import LASTING, Network
@@ -71,7 +71,8 @@ class Supervisor:
         signals = Signals(self._job.early.inherited)
         try:
             self._loop.watch(signals.fileno(), lambda: self._on_signals(signals.read()))
-            self._doors = Doors(self._job.session, self._loop, self._attach, self._stop_program, self._reload)
+            bells = {STOP: self._stop_program, RELOAD: self._reload, NEWNYM: self._newnym}
+            self._doors = Doors(self._job.session, self._loop, self._attach, bells)
             self._start()
             while not self._done:
                 self._loop.turn()
@@ -122,7 +123,7 @@ class Supervisor:
         event = self._environment.receive()
         if isinstance(event, launch.Tun):
             self._console.phase(f"environment made{launch.instead_of_tun(event)}")
-            self._network.give_tun(event)
+            self._network.give_tun(event, self._environment.init)
             self._go_when_ready()
             import avne.cli.meta  # noqa: F401 (3 ms, while the others are waited for anyway)
         elif isinstance(event, launch.Started):
@@ -219,6 +220,7 @@ class Supervisor:
             "program": os.path.basename(job.argv[0]),
             "started": time.time(),
             "upstream": job.upstream.redacted(),
+            "circuits": "tor" in job.kinds,
             "mode": "root" if os.geteuid() == 0 else "setuid" if self._environment.setuid else "rootless",
             "version": __version__,
         }
@@ -245,6 +247,11 @@ class Supervisor:
         """`avne reload`."""
         self._note("reload")
         self._network.reload()
+
+    def _newnym(self) -> None:
+        """`avne newnym`."""
+        self._note("newnym")
+        self._network.newnym()
 
     # The network
 

@@ -61,11 +61,14 @@ def upstream() -> str:
     return _bootstrapped(spec, told)
 
 
+_OURS = "avne-doctor", "doctor"  # for Tor: nobody's circuits but ours
+
+
 def _spec() -> UpstreamSpec | None:
     """The default upstream; None where it needs a Tor and none runs."""
     written = routing.parse(load())
     found = find_tor() if written.needs_tor else None
-    return None if written.needs_tor and not found else written.completed(found).default
+    return None if written.needs_tor and not found else written.completed(found, _OURS).default
 
 
 def _bootstrapped(spec: UpstreamSpec, told: dict[str, str]) -> str:

@@ -7,15 +7,16 @@ The verbs::
     supervisor → netstack   config {…} (+ listening socket, if there is an endpoint; + capture's file)
                             tun MISSING (+ fd)
                             lane IDENTITY (+ fd) · gone IDENTITY · drain
-                            orphans KEY …
+                            orphans KEY … · theirs NUMBER OWNER · newnym EPOCH
     netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters} {account}
-                            capture-ended ERRNO · log LEVEL EVENT {…}
+                            capture-ended ERRNO · whose NUMBER KEY · log LEVEL EVENT {…}
     supervisor → worker     config {…} (+ the lane's fd, if there is no endpoint)
                             socket PATH (+ fd of the proxy's, if it is there)
     worker → supervisor     ready · failed PROBLEM CURE · reopen PATH · log LEVEL EVENT {…}
 
-A KEY is a connection of the program's (cli/connections.py).  MISSING is 0 for a tun, else the descriptor is
-a packet socket (netstack/link.py).
+A KEY is a connection of the program's (cli/connections.py), NUMBER that of a question (netstack/owners.py),
+to which OWNER is the answer.  MISSING is 0 for a tun, else the descriptor is a packet socket
+(netstack/link.py).
 
 End of file in either direction means that the other process is gone, and ends this one.  A peer that sends
 something else than such messages is treated as gone.

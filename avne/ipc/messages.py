@@ -16,7 +16,7 @@ wire names a flow that is gone, and is dropped without harm.
 Life of a flow of a worker elsewhere::
 
     netstack                       worker
-    OPEN flow host port credit ->            credit: bytes the worker may send down
+    OPEN flow host port credit token ->      credit: bytes the worker may send down
                                <-  OPENED flow credit     bytes the netstack may send up
                                <-  REFUSED flow code verdict detail     instead; the flow is gone
     DATA, CREDIT               <->  DATA, CREDIT
@@ -27,7 +27,7 @@ A sender never sends more DATA bytes than it was granted; CREDIT returns what wa
 
 By the lane the worker gives the connected socket away instead of carrying the bytes::
 
-    OPEN flow host port credit ->            (the credit is of no use here)
+    OPEN flow host port credit token ->      (the credit is of no use here)
                                <-  SOCKET flow opened upstream capabilities rate     with its descriptor
                                <-  REFUSED flow code verdict detail                  instead
     RESET flow                 ->            instead of either: given up
@@ -38,6 +38,9 @@ By the lane the worker gives the connected socket away instead of carrying the b
 The worker then knows nothing of the flow any more: `opened` (its clock, in µs) and `upstream` (a number, the
 same with all workers) are what it needs for the answer.  `rate` is the most bytes in a second, each way, that
 all flows of that upstream may carry together; 0: no bound.
+
+Flows and questions of different tokens never share a circuit, where the upstream has circuits
+(netstack/tokens.py).
 
 Where the worker has the capability ROUTES it is asked about each name before anybody else is: RESOLVE with
 the kind ROUTE is answered by SUCCEEDED, BY_NAME or BLOCKED.
@@ -53,7 +56,7 @@ import msgpack
 from avne.errors import Malformed
 from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_HOST
 
-WIRE_VERSION: Final = 4
+WIRE_VERSION: Final = 5
 
 HELLO: Final = 1
 READY: Final = 2
@@ -162,6 +165,8 @@ def _int(name: str, limit: int) -> Field:
     return Field(name, int, limit)
 
 
+_TOKEN: Final = Field("token", str, 48)
+
 TABLE: Final[dict[int, Row]] = {
     HELLO: Row(
         "HELLO",
@@ -173,7 +178,7 @@ TABLE: Final[dict[int, Row]] = {
     OPEN: Row(
         "OPEN",
         Sender.NETSTACK,
-        (Field("host", str, MAX_HOST), _int("port", 65535), _int("credit", CREDIT_MAX)),
+        (Field("host", str, MAX_HOST), _int("port", 65535), _int("credit", CREDIT_MAX), _TOKEN),
     ),
     OPENED: Row("OPENED", Sender.WORKER, (_int("credit", CREDIT_MAX),)),
     REFUSED: Row(
@@ -185,7 +190,7 @@ TABLE: Final[dict[int, Row]] = {
     CREDIT: Row("CREDIT", Sender.BOTH, (_int("bytes", CREDIT_MAX),)),
     SHUT: Row("SHUT", Sender.BOTH, ()),
     RESET: Row("RESET", Sender.BOTH, (_int("code", 0xFFFF),)),
-    RESOLVE: Row("RESOLVE", Sender.NETSTACK, (_int("kind", 2), Field("what", str, MAX_HOST))),
+    RESOLVE: Row("RESOLVE", Sender.NETSTACK, (_int("kind", 2), Field("what", str, MAX_HOST), _TOKEN)),
     RESOLVED: Row(
         "RESOLVED",
         Sender.WORKER,

@@ -29,6 +29,7 @@ reset, or death    RST, after the data
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from avne.ipc.verdict import Verdict
@@ -64,6 +65,22 @@ class Flow:
         self._parts: list[memoryview] = []  # data of this turn
         self._shut = False  # the guest's FIN has come, and was not passed on yet
         self.own_up = self.own_down = 0  # bytes of the connection that are not the lease's (proxy.py)
+
+    def open(self, host: str, port: int, now: float) -> None:
+        """Ask a worker for the other half, once it is known whose we are."""
+        self.stack.owners.find(self.connection.key, partial(self._open_as, host, port), now)
+
+    def _open_as(self, host: str, port: int, owner: str, now: float) -> None:
+        if self.connection.app is not self:
+            return  # given up meanwhile
+        self.lease = self.stack.upstreams.open(self, host, port, owner)
+        if self.lease is None:
+            self.stack.count("no-worker")
+            self._no_worker(now)
+
+    def _no_worker(self, now: float) -> None:
+        """A new one is on its way: drop the SYN; the guest repeats it within a second."""
+        self.connection.close(True, now)
 
     # ---- what the guest's connection says -----------------------------------------
 

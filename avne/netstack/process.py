@@ -36,6 +36,7 @@ from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.link import GONE, Packets, Tun
 from avne.netstack.stack import Stack
+from avne.netstack.tokens import PROGRAM, RUN, Tokens
 from avne.netstack.warm_up import warm_up
 from avne.netstack.wire import split, vnet
 
@@ -87,6 +88,9 @@ class Process:
         resolver = config.get("resolver")
         names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
         self._stack = Stack(names, os.urandom)
+        mode, key = config.get("isolate", (RUN, b""))
+        self._stack.upstreams.tokens = Tokens(mode, config.get("epoch", ""), key)
+        self._stack.owners.asks = mode == PROGRAM
         self._stack.account.keep_names = bool(config.get("log_names"))
         generation = config.get("generation", 1)
         self._stack.port53.names.begin_at(generation)
@@ -160,6 +164,7 @@ class Process:
         poll = self._epoll.poll
         lines = self._lines
         packets, messages = stack.packets, stack.upstreams.messages
+        questions = stack.owners.questions
         while not self._ended:
             due = self._due()
             timeout = max(0.0, due - monotonic()) if due else 0.0
@@ -192,6 +197,8 @@ class Process:
                 self._write_tun()
             if stack.logs:
                 self._send_logs()
+            while questions:
+                self._control.send("whose", *questions.popleft())
             if self._draining:
                 self._report_owing()
 
@@ -332,6 +339,11 @@ class Process:
                 self._gone(message[1].encode(), now)
             elif message[0] == "orphans":
                 orphans.provoke(self._stack, message[1:])
+            elif message[0] == "theirs":
+                self._stack.owners.answer(message[1], message[2], now)
+            elif message[0] == "newnym":
+                self._stack.upstreams.tokens.epoch = message[1]
+                self._stack.port53.resolver.renew(now)
             elif message[0] == "drain":
                 self._draining = True
                 self._owing = -1

@@ -51,14 +51,14 @@ class ProxyFlow(Flow):
             super().received(payload, now)
             return
         self.own_up += len(payload)
-        if self.lease is not None:
+        if self.lease is not None or self._waits:
             self._held += payload
         elif not self._handshake.over:
             self._negotiate(bytes(payload), now)
 
     def received_fin(self, now: float) -> None:
         super().received_fin(now)
-        if self.lease is None:
+        if self.lease is None and not self._waits:
             self.connection.shutdown()  # it has asked for nothing
 
     def acked(self, count: int, now: float) -> None:
@@ -78,7 +78,7 @@ class ProxyFlow(Flow):
         handshake.output = b""
         if handshake.wanted is not None:
             self._held = handshake.rest
-            self._open(handshake.wanted)
+            self._open(handshake.wanted, now)
         elif handshake.over:
             self.stack.count("proxy-refused")
             self.connection.shutdown()
@@ -90,16 +90,21 @@ class ProxyFlow(Flow):
 
     # ---- where it goes ---------------------------------------------------------------
 
-    def _open(self, wanted: Destination) -> None:
+    @property
+    def _waits(self) -> bool:
+        """It is known where to, but not yet for whom."""
+        return self._handshake.wanted is not None and not self._handshake.over
+
+    def _open(self, wanted: Destination, now: float) -> None:
         self.stack.count("proxy-request")
         host = self._host(wanted)
         if host is None:
             self._deny(Verdict.HOST_UNREACHABLE)
             return
-        self.lease = self.stack.upstreams.open(self, host, wanted.port)
-        if self.lease is None:
-            self.stack.count("no-worker")
-            self._end(self._handshake.no_way())
+        self.open(host, wanted.port, now)
+
+    def _no_worker(self, now: float) -> None:
+        self._end(self._handshake.no_way())
 
     def _host(self, wanted: Destination) -> str | None:
         """What an upstream is told; None for what leads nowhere."""

@@ -32,6 +32,7 @@ from avne.netstack.dns.resolver import Config
 from avne.netstack.flows import Flow
 from avne.netstack.internet import Internet
 from avne.netstack.leases import Attachment
+from avne.netstack.owners import Owners
 from avne.netstack.port53 import Port53
 from avne.netstack.tcp import arrives, isn, output, seq, state, timers
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
@@ -68,6 +69,7 @@ class Stack:
         self.pool = Pool()  # whose room `receive_text` is called with
         self.text: memoryview | None = None  # what it is called with, for as long as that is
         self.port53 = Port53(self, names, token)
+        self.owners = Owners(token)
         self._secret = token(16)
         self._reopened = (b"", 0)  # the connection that was replaced last, and its SND.NXT
         self._dirty: dict[Connection, None] = {}
@@ -187,11 +189,7 @@ class Stack:
         if host is None:
             flow.answer(Verdict.HOST_UNREACHABLE, now)
             return
-        flow.lease = self.upstreams.open(flow, host, port)
-        if flow.lease is None:
-            # A new worker is on its way: drop the SYN; the guest repeats it within a second.
-            self.count("no-worker")
-            flow.connection.close(True, now)
+        flow.open(host, port, now)
 
     def _host(self, address: bytes) -> str | None:
         """What a worker is asked for; None for an address of the pools that stands for no name."""
@@ -291,7 +289,7 @@ class Stack:
     def poll_at(self) -> float | None:
         """When `handle_timer` is due."""
         dns = self.port53.poll_at()
-        pieces = self.internet.deadline
+        pieces = min(self.internet.deadline, self.owners.deadline)
         if pieces != INFINITE:
             dns = pieces if dns is None else min(dns, pieces)
         deadlines = self._deadlines
@@ -311,6 +309,7 @@ class Stack:
                 timers.expire(connection, now)
             self._reschedule(connection)
         self.port53.handle_timer(now)
+        self.owners.handle_timer(now)
         if self.internet.deadline <= now:
             self.internet.handle_timer(now)
 

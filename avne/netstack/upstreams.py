@@ -20,6 +20,7 @@ from avne.ipc.messages import Capability, ResolveKind, encode
 from avne.ipc.pace import Pace
 from avne.ipc.streams import Streams
 from avne.netstack.leases import Attachment, FrameLease, Lease, Payload, Session, SocketLease
+from avne.netstack.tokens import Tokens
 
 Message = tuple[bytes, bytes, Payload | None]  # worker, header, payload
 
@@ -51,6 +52,7 @@ class Upstreams:
         self.lanes: set[bytes] = set()  # of workers of this machine that have joined, or are about to
         self.workers: dict[bytes, Worker] = {}
         self.budget = Budget()
+        self.tokens = Tokens()
         self._last_flow = 0
         self._paces: dict[int, Pace] = {}
 
@@ -86,8 +88,8 @@ class Upstreams:
             lease.lost(now)
         return worker.resolves
 
-    def open(self, session: Session, host: str, port: int) -> Lease | None:
-        """A new flow at the least loaded worker; None while there is none."""
+    def open(self, session: Session, host: str, port: int, owner: str = "") -> Lease | None:
+        """A new flow at the least loaded worker; None while there is none.  `owner`: of owners.py."""
         worker = min(self.workers.values(), key=lambda w: len(w.flows), default=None)
         if worker is None:
             return None
@@ -95,7 +97,8 @@ class Upstreams:
         kind = SocketLease if worker.gives_sockets else FrameLease
         lease = kind(self, worker, self._last_flow, session)
         worker.flows[lease.flow] = lease
-        header = encode(messages.OPEN, lease.flow, host, port, lease.grant)
+        token = self.tokens.token(host, owner)
+        header = encode(messages.OPEN, lease.flow, host, port, lease.grant, token)
         self.messages.append((worker.identity, header, None))
         return lease
 
@@ -111,7 +114,7 @@ class Upstreams:
         if worker is None:
             return False
         worker.resolves.add(query)
-        header = encode(messages.RESOLVE, query, int(kind), what)
+        header = encode(messages.RESOLVE, query, int(kind), what, self.tokens.token(what))
         self.messages.append((worker.identity, header, None))
         return True
 

@@ -184,7 +184,9 @@ class Dialogue(Negotiation):
         try:
             socks.socksocket._SOCKS5_request(self, replay, self._command, (self._address, self._port))
         except More:
-            if len(self._came) <= _GREETINGS and len(_learnt) < _LEARN:
+            if len(self._came) <= _GREETINGS:
+                if len(_learnt) >= _LEARN:
+                    del _learnt[next(iter(_learnt))]  # of credentials that are used no more, perhaps
                 written = self._written if self._asked else replay.written
                 _learnt[self.proxy, self._command, self._came] = Learnt(replay.at, self._asked, written)
         except _Replied as replied:

@@ -15,7 +15,8 @@ from avne.ipc.messages import Capability, Code, ResolveKind
 from avne.ipc.verdict import Verdict
 from avne.limits import MAX_HOST
 from avne.upstream.base import Attempt, OpenError, Reply, Resolved
-from avne.upstream.socks5 import Dialogue, Socks5
+from avne.upstream.identity import isolated
+from avne.upstream.socks5 import COMMAND_CONNECT, Dialogue, Socks5
 from avne.upstream.spec import UpstreamSpec
 
 COMMAND_RESOLVE: Final = 0xF0
@@ -57,9 +58,12 @@ class Tor(Socks5):
             raise cls.bad("avne chooses Tor's user name and password itself, to isolate each run")
         return super().parse(text, inner)
 
+    def negotiation(self, host: str, port: int) -> Dialogue:
+        return Dialogue(isolated(self.spec), COMMAND_CONNECT, host, port)
+
     def resolve(self, kind: ResolveKind, what: str, attempt: Attempt) -> Resolved:
         command = COMMAND_RESOLVE if kind is ResolveKind.ADDRESS else COMMAND_RESOLVE_PTR
-        dialogue = Dialogue(self.spec, command, what, 0)
+        dialogue = Dialogue(isolated(self.spec), command, what, 0)
         self.converse(dialogue, attempt).close()
         answer = dialogue.bound
         if isinstance(answer, str) and kind is ResolveKind.ADDRESS:

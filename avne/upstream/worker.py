@@ -20,6 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -38,6 +39,7 @@ from avne.upstream import confinement, failure, lookout, pool, proxy, services, 
 from avne.upstream import negotiations as negotiating
 from avne.upstream.base import Attempt, OpenError, Resolved, Upstream
 from avne.upstream.frames import Frames
+from avne.upstream.identity import TOKEN
 from avne.upstream.negotiations import Negotiations, Opening
 from avne.upstream.pool import Pool
 from avne.upstream.router import Router
@@ -195,7 +197,7 @@ class Worker:
         if kind == messages.OPEN:
             self._open(number, *message[2:])
         elif kind == messages.RESOLVE:
-            self._resolve(number, ResolveKind(message[2]), message[3])
+            self._resolve(number, ResolveKind(message[2]), *message[3:])
         elif kind == messages.READY:
             self._welcome = True
             self._announce()
@@ -211,7 +213,7 @@ class Worker:
         else:
             raise Malformed("wire-turn")
 
-    def _open(self, number: int, host: str, port: int, credit: int) -> None:
+    def _open(self, number: int, host: str, port: int, credit: int, token: str) -> None:
         if number in self._opening or number in self._frames:
             raise Malformed("wire-turn")
         if self._streams.draining:
@@ -233,18 +235,18 @@ class Worker:
                 self._hand_over(number, result, credit, route)
 
         attempt = self._opening[number] = Attempt()
+        TOKEN.set(token)
         try:
             if service := upstream.service(host, port):
                 done(self._services.start(service))
                 return
-            # Who wants circuits of a flow's own tells the upstream so here: it is known for whom it is.
             dialogue = upstream.dialogue(host, port)
             opening = self._negotiations[route.number].start(dialogue, done) if dialogue else None
         except OpenError as error:
             done(error)
             return
         if opening is None:
-            self._pool.submit(lambda: upstream.open(host, port, attempt), done)
+            self._pool.submit(partial(copy_context().run, upstream.open, host, port, attempt), done)
         elif number in self._opening:  # not done yet
             self._opening[number] = opening
 
@@ -261,7 +263,7 @@ class Worker:
         verdict = Verdict.REFUSED if upstream is None else upstream.verdict(error.code)
         self._uplink.send(encode(messages.REFUSED, number, error.code, int(verdict), error.detail))
 
-    def _resolve(self, number: int, kind: ResolveKind, what: str) -> None:
+    def _resolve(self, number: int, kind: ResolveKind, what: str, token: str) -> None:
         def done(result: Resolved | OpenError) -> None:
             if isinstance(result, OpenError):
                 self._uplink.send(encode(messages.RESOLVED, number, result.code, [], 0))
@@ -277,7 +279,8 @@ class Worker:
         except OpenError as error:
             done(error)
             return
-        self._pool.submit(lambda: upstream.resolve(kind, what, Attempt()), done)
+        TOKEN.set(token)
+        self._pool.submit(partial(copy_context().run, upstream.resolve, kind, what, Attempt()), done)
 
     def _drain(self) -> None:
         if self._drain_until is None:

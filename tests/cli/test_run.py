@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from avne.cli import isolation
 from avne.cli.routing import Routing, Written
 from avne.cli.run import warn_of_environment
+from avne.config import Config
 from avne.upstream import patterns
 from avne.upstream.spec import UpstreamSpec
 
@@ -271,7 +273,7 @@ def test_each_run_is_isolated_in_tor():
     known = UpstreamSpec("tor", "/run/tor/socks")
     rule = Written(patterns.parse("*"), UpstreamSpec("socks5", ("h", 1), inner=UpstreamSpec("tor")), "--rule")
     written = Routing(UpstreamSpec("log", inner=UpstreamSpec("tor")), (rule,), False, False)
-    runs = [written.completed(known) for _ in range(2)]
+    runs = [written.completed(known, isolation.credentials(Config())) for _ in range(2)]
     first, second = (run.default.inner for run in runs)
     assert runs[0].rules[0].upstream.inner == first, "one run is one identity"
     assert first.address == known.address
@@ -279,4 +281,4 @@ def test_each_run_is_isolated_in_tor():
     assert re.fullmatch("[0-9a-f]{16}", first.password)
     assert first.username != second.username
     plain = UpstreamSpec("socks5", ("h", 1), "me", "secret")
-    assert Routing(plain, (), False, False).completed(None).default == plain
+    assert Routing(plain, (), False, False).completed(None, ("u", "p")).default == plain

@@ -117,8 +117,8 @@ def test_a_damaged_message_is_a_message_or_malformed(data: st.DataObject, positi
     header = data.draw(
         st.sampled_from(
             [
-                encode(OPEN, 1, "h", 80, 1),
-                encode(RESOLVE, 1, 0, "x"),
+                encode(OPEN, 1, "h", 80, 1, ""),
+                encode(RESOLVE, 1, 0, "x", ""),
                 encode(OPENED, 3, 9),
                 encode(HELLO, 0, 1, "t", 1),
             ]

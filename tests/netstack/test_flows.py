@@ -33,7 +33,7 @@ def test_a_syn_waits_for_its_upstream_and_is_answered_by_it(server):
     socket = Socket(net, server).syn()
     (opening,) = net.told()
     assert opening[:2] == (b"w0", "OPEN")
-    assert opening.fields == [str(ipaddress.ip_address(server)), 80, CREDIT_MIN]
+    assert opening.fields == [str(ipaddress.ip_address(server)), 80, CREDIT_MIN, ""]
     net.wait(60)
     assert not socket.inbox
     net.say(messages.OPENED, opening.flow, 50_000)

@@ -41,7 +41,7 @@ def test_a_query_to_any_address_is_answered_from_there(server):
     net = Net("tor")
     net.ask(_query(), server, port=1234)
     (resolve,) = net.told()
-    assert (resolve.name, resolve.fields) == ("RESOLVE", [0, "example.com"])
+    assert (resolve.name, resolve.fields) == ("RESOLVE", [0, "example.com", ""])
     net.say(messages.RESOLVED, resolve.flow, 0, ["192.0.2.1"], 60)
     (frame,) = net.other
     assert ip.parse(frame).src == server

@@ -67,8 +67,8 @@ def test_flows_and_queries_go_to_the_least_loaded_worker():
         assert net.stack.upstreams.resolve(query, messages.ResolveKind.ADDRESS, "example.com")
     net.turn()
     assert [(m.worker, m.flow, m.fields) for m in net.told("RESOLVE")][:2] == [
-        (b"w0", 1, [0, "example.com"]),
-        (b"w1", 2, [0, "example.com"]),
+        (b"w0", 1, [0, "example.com", ""]),
+        (b"w1", 2, [0, "example.com", ""]),
     ]
 
 

@@ -164,7 +164,7 @@ class Rig:
 
     def open(self, flow: int, host: str = "host.test", port: int = 80, credit: int = CREDIT_MAX) -> int:
         """Gives the credit of OPENED."""
-        self.send(messages.OPEN, flow, host, port, credit)
+        self.send(messages.OPEN, flow, host, port, credit, "")
         return int(self.receive(messages.OPENED, flow)[0][2])
 
     def receive(self, kind: int, flow: int = 0, timeout: float = TIMEOUT) -> tuple[list[Any], Payload | None]:

@@ -151,18 +151,18 @@ def test_a_half_closed_flow_still_gets_its_answer(rig: Rig, server: SocksServer)
 @pytest.mark.parametrize("code", [1, 5, 0xF6])
 def test_a_refusal_carries_the_number(rig: Rig, server: SocksServer, code: int) -> None:
     server.reply = reply_bytes(code)
-    rig.send(messages.OPEN, 1, "h", 80, 1000)
+    rig.send(messages.OPEN, 1, "h", 80, 1000, "")
     assert rig.receive(messages.REFUSED, 1)[0][2] == code
 
 
 def test_a_name_that_cannot_be_sent(rig: Rig) -> None:
-    rig.send(messages.OPEN, 1, "ü", 80, 1000)
+    rig.send(messages.OPEN, 1, "ü", 80, 1000, "")
     assert rig.receive(messages.REFUSED, 1)[0][2] == Code.BAD_NAME
 
 
 def test_a_proxy_that_has_gone_away(rig: Rig, server: SocksServer) -> None:
     server.close()
-    rig.send(messages.OPEN, 1, "h", 80, 1000)
+    rig.send(messages.OPEN, 1, "h", 80, 1000, "")
     assert rig.receive(messages.REFUSED, 1)[0][2] == Code.UPSTREAM_DOWN
 
 
@@ -198,12 +198,12 @@ def test_a_reset_of_the_program_is_a_reset_for_the_server(rig: Rig, server: Sock
 
 def test_an_open_that_was_given_up_frees_its_connection(rig: Rig, server: SocksServer) -> None:
     server.gate = threading.Event()
-    rig.send(messages.OPEN, 1, "h", 80, 1000)
+    rig.send(messages.OPEN, 1, "h", 80, 1000, "")
     while not server.requests:
         rig.drained(1)
     rig.send(messages.RESET, 1, 0)
     assert not rig.drained(1)
-    rig.send(messages.OPEN, 2, "h", 80, 1000)
+    rig.send(messages.OPEN, 2, "h", 80, 1000, "")
     server.gate.set()
     rig.receive(messages.OPENED, 2)
     assert not rig.drained(1)
@@ -212,7 +212,7 @@ def test_an_open_that_was_given_up_frees_its_connection(rig: Rig, server: SocksS
 def test_slow_opens_do_not_block_others(rig: Rig, server: SocksServer) -> None:
     server.gate = threading.Event()
     for flow in range(1, 101):
-        rig.send(messages.OPEN, flow, "h", 80, 1000)
+        rig.send(messages.OPEN, flow, "h", 80, 1000, "")
     while len(server.requests) < 100:
         rig.drained(0)
     server.gate.set()
@@ -347,7 +347,7 @@ def test_a_gigabyte_of_flows_shares_the_loop_fairly(rig: Rig, server: SocksServe
         (messages.DATA, (), None, "wire-payload"),
         (messages.CREDIT, (1,), b"payload", "wire-payload"),
         (messages.CREDIT, (CREDIT_MAX,), None, "wire-credit"),
-        (messages.OPEN, ("h", 1, 1), None, "wire-turn"),
+        (messages.OPEN, ("h", 1, 1, ""), None, "wire-turn"),
     ],
 )
 def test_a_breach_of_the_protocol_ends_the_worker(
@@ -371,7 +371,7 @@ def test_a_breach_of_the_protocol_ends_the_worker(
 
 def test_data_for_a_flow_that_is_not_open_yet(frames: Rig, server: SocksServer) -> None:
     server.gate = threading.Event()
-    frames.send(messages.OPEN, 1, "h", 80, 1000)
+    frames.send(messages.OPEN, 1, "h", 80, 1000, "")
     frames.send(messages.DATA, 1, payload=b"x")
     assert dies(frames) == 1
 
@@ -381,16 +381,16 @@ def test_data_for_a_flow_that_is_not_open_yet(frames: Rig, server: SocksServer) 
 
 def test_resolve(tor: Rig, server: SocksServer) -> None:
     server.answers[RESOLVE] = reply_bytes(0, b"\x01\xc6\x33\x64\x07")
-    tor.send(messages.RESOLVE, 9, int(ResolveKind.ADDRESS), "name")
+    tor.send(messages.RESOLVE, 9, int(ResolveKind.ADDRESS), "name", "")
     message, _ = tor.receive(messages.RESOLVED, 9)
     assert message[2:4] == [0, ["198.51.100.7"]]
     server.answers[RESOLVE] = reply_bytes(4)
-    tor.send(messages.RESOLVE, 10, int(ResolveKind.ADDRESS), "name")
+    tor.send(messages.RESOLVE, 10, int(ResolveKind.ADDRESS), "name", "")
     assert tor.receive(messages.RESOLVED, 10)[0][2:] == [4, [], 0]
 
 
 def test_resolve_without_the_capability(rig: Rig) -> None:
-    rig.send(messages.RESOLVE, 9, int(ResolveKind.ADDRESS), "name")
+    rig.send(messages.RESOLVE, 9, int(ResolveKind.ADDRESS), "name", "")
     assert rig.receive(messages.RESOLVED, 9)[0][2] == Code.COMMAND_NOT_SUPPORTED
 
 
@@ -464,7 +464,7 @@ def test_drain_writes_what_is_queued_first(tmp_path: Path, server: SocksServer, 
         credit = rig.ready().open(1, credit=0)
         rig.send(messages.DATA, 1, payload=bytes(credit))
         rig.send(messages.DRAIN, 0)
-        rig.send(messages.OPEN, 2, "h", 80, 1000)
+        rig.send(messages.OPEN, 2, "h", 80, 1000, "")
         assert rig.receive(messages.REFUSED, 2)[0][2] == Code.UPSTREAM_DOWN
         go.set()
         assert dies(rig) == 0
@@ -474,7 +474,7 @@ def test_drain_writes_what_is_queued_first(tmp_path: Path, server: SocksServer, 
 
 def test_drain_gives_up_what_is_not_open_yet(rig: Rig, server: SocksServer) -> None:
     server.gate = threading.Event()
-    rig.send(messages.OPEN, 1, "h", 80, 1000)
+    rig.send(messages.OPEN, 1, "h", 80, 1000, "")
     while not server.requests:
         rig.drained(1)
     rig.send(messages.DRAIN, 0)

@@ -89,7 +89,7 @@ def test_new_connections_are_refused_until_tor_is_back(rig: Rig, fake_tor: Killa
     rig.open(1, "half")
     fake_tor.kill()
     assert rig.collect(1)[1] == [messages.RESET, 1, DIED]
-    rig.send(messages.OPEN, 2, "whole", 80, 1000)
+    rig.send(messages.OPEN, 2, "whole", 80, 1000, "")
     assert rig.receive(messages.REFUSED, 2)[0][2] == DIED
     fake_tor.start()
     for flow in range(3, 30):

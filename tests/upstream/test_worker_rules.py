@@ -49,13 +49,13 @@ def echoes(rig: Rig, flow: int, host: str, port: int = 80) -> bool:
 
 
 def refused(rig: Rig, flow: int, host: str, port: int = 80) -> tuple[int, int, str]:
-    rig.send(messages.OPEN, flow, host, port, CREDIT_MAX)
+    rig.send(messages.OPEN, flow, host, port, CREDIT_MAX, "")
     message, _ = rig.receive(messages.REFUSED, flow)
     return message[2], message[3], message[4]
 
 
 def asked(rig: Rig, query: int, name: str, kind: ResolveKind = ResolveKind.ROUTE) -> int:
-    rig.send(messages.RESOLVE, query, int(kind), name)
+    rig.send(messages.RESOLVE, query, int(kind), name, "")
     return int(rig.receive(messages.RESOLVED, query)[0][2])
 
 
@@ -191,7 +191,7 @@ def test_openings_of_many_upstreams_at_once(tmp_path: Path, servers: list[SocksS
     with Rig(tmp_path, kinds.parse(f"log+socks5://{at(servers[1])}"), lane=True, rules=table) as rig:
         rig.ready()
         for flow in range(1, 9):
-            rig.send(messages.OPEN, flow, "x.a" if flow % 2 else "x.b", 80, CREDIT_MAX)
+            rig.send(messages.OPEN, flow, "x.a" if flow % 2 else "x.b", 80, CREDIT_MAX, "")
         rig.send(messages.RESET, 3, 0)
         rig.drained(3)
         gate.set()

@@ -112,6 +112,12 @@ class Pipeline:
         if self._stream:
             self._close()
 
+    def renew(self, now: float) -> None:
+        """Go on by another stream."""
+        if self._stream:
+            self._close()
+            self._again(1, True, now)
+
     @property
     def idle(self) -> bool:
         """There is no stream, and nothing is asked: no timer runs."""

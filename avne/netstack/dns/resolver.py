@@ -132,6 +132,13 @@ class Resolver:
             self._cached_with = capabilities
         self._capabilities = capabilities
 
+    def renew(self, now: float) -> None:
+        """New circuits are wanted: what the old ones have told is forgotten; mapped addresses stay."""
+        self._cache.clear()
+        if self._pipeline is not None:
+            self._pipeline.renew(now)
+            self._take_results(now)
+
     def resolved(self, query_id: int, code: int, answers: list[str], ttl: int, now: float) -> None:
         """The answer to a `Resolve`; `ttl` 0: it tells none."""
         question = self._resolving.pop(query_id, None)
