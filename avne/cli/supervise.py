@@ -71,7 +71,10 @@ class Supervisor:
         signals = Signals(self._job.early.inherited)
         try:
             self._loop.watch(signals.fileno(), lambda: self._on_signals(signals.read()))
-            self._doors = Doors(self._job.session, self._loop, self._attach, self._stop_program, self._reload)
+            self._doors = Doors(
+                self._job.session, self._loop, self._attach, self._stop_program, self._reload,
+                self._network.on_question,
+            )  # fmt: skip
             self._start()
             while not self._done:
                 self._loop.turn()

@@ -81,10 +81,13 @@ class Process:
         message, fds = self._expect("config")
         config: dict[str, Any] = message[1]
         router = "endpoint" in config
+        if router:
+            import avne.ipc.channel  # noqa: F401 (there are no files later)
         got = sandbox.isolate(Wish(file_size=len(fds) > router))
         resolver = config.get("resolver")
         names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
         self._stack = Stack(names, os.urandom)
+        self._stack.upstreams.spread = config.get("spread", False)
         self._stack.account.keep_names = bool(config.get("log_names"))
         generation = config.get("generation", 1)
         self._stack.port53.names.begin_at(generation)
@@ -184,6 +187,8 @@ class Process:
                 streams.handle_timer()
                 stack.handle_timer(now)
             stack.flush(now)
+            if stack.upstreams.leaving:
+                stack.upstreams.let_go()
             if messages:
                 self._write_workers(now)
             if packets:
@@ -328,9 +333,20 @@ class Process:
                 self._add_lane(message[1].encode(), fds[0])
             elif message[0] == "gone":
                 self._gone(message[1].encode(), now)
+            elif message[0] == "leave":
+                self._stack.upstreams.retire(message[1].encode())
+            elif message[0] == "workers":
+                self._list_workers()
             elif message[0] == "drain":
                 self._draining = True
                 self._owing = -1
+
+    def _list_workers(self) -> None:
+        rows = [
+            [worker.identity.decode(), worker.kind, len(worker.flows), worker.leaving]
+            for worker in self._stack.upstreams.workers.values()
+        ]
+        self._control.send("workers", rows)
 
     def _report_owing(self) -> None:
         """Tell the supervisor, while the environment ends, how many connections still send."""
