@@ -5,7 +5,7 @@
 PYTHON := .venv/bin/python
 HELPER := $(wildcard hatch_build.py avne/privileged/*.c avne/privileged/*.h)
 
-.PHONY: help demo test leaktest soak-browser chaos bench fuzz fuzz-helper netsim lint format docs resolvers deps venv clean
+.PHONY: figures help demo test leaktest soak-browser chaos bench fuzz fuzz-helper netsim lint format docs resolvers deps venv clean
 
 help:
 	@echo 'make demo    avne run wget, through a private Tor network on this machine'
@@ -16,6 +16,7 @@ help:
 	@echo 'make leaktest  every known way out, and what stops it: docs/leaks.md'
 	@echo 'make chaos   kill, stop and starve the parts of runs at random: docs/reliability.md'
 	@echo 'make soak-browser  a minute of a restless browser beside an uplink that must stay silent'
+	@echo 'make figures what can be said in numbers, each from where it is measured'
 	@echo 'make lint    ruff, mypy, and whether docs are stale or an RFC has gaps'
 	@echo 'make format  let ruff format the code'
 	@echo 'make docs    the documents that are made from the code'
@@ -41,6 +42,11 @@ leaktest:
 	@scripts/deps test
 	@$(MAKE) -s venv
 	@scripts/as-root -m tests.leaks
+
+figures:
+	@scripts/deps test
+	@$(MAKE) -s venv
+	@PYTHONPATH=. scripts/as-root scripts/figures.py
 
 # docs/reliability.md; ARGS='--acts 100' for fewer.
 chaos:

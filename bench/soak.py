@@ -61,7 +61,7 @@ def soak(tool: Tool, seconds: float) -> tuple[list[str], bool]:
                     looks.setdefault(name, []).append(look)
         finally:
             agent.close()
-    rows = [_row(name, found, seconds) for name, found in sorted(looks.items())]
+    rows = [row(name, found, seconds) for name, found in sorted(looks.items())]
     head = ["| part | KiB after warm-up | KiB at the end | × | descriptors | |", "|---|---|---|---|---|---|"]
     tail = f"\n{cycles} cycles in {seconds:.0f} s."
     return [*head, *(text for text, _ in rows), tail], all(good for _, good in rows)
@@ -79,7 +79,8 @@ def _rss(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-def _row(name: str, looks: list[Look], seconds: float) -> tuple[str, bool]:
+def row(name: str, looks: list[Look], seconds: float) -> tuple[str, bool]:
+    """A line of the table, and whether it is flat.  Raises `BenchError` for too short a time."""
     counted = [look for look in looks if look.at >= seconds * _WARM_UP]
     if len(counted) < 4:
         raise BenchError(f"{seconds:.0f} s are too few: only {len(counted)} looks at {name}")

@@ -77,6 +77,13 @@ def user() -> Iterator[Person]:
         people.remove_person(person)
 
 
+@pytest.fixture(autouse=True)
+def _broken_pipes_are_errors() -> Iterator[None]:
+    """As Python has it: a command of avne's that a test calls in this process changes it for good."""
+    yield
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
 # ---- nothing is left ------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@
 The tun is kept here for as long as the run lasts, so that a netstack's end is not the device's: what the
 program sends meanwhile waits in the device, or is lost there, and nothing else reads it.  A new
 netstack gets new workers with it: the lanes of the old ones ended where it did.  It finds the program's
-connections by itself, and resets those that it does not know.
+connections by itself, and resets those that it does not know; those that only wait for bytes it is told of.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgpack
 
 from avne.cli.children import NETSTACK, WORKER, Part, Parts, died_early
+from avne.cli.connections import Sockets
 from avne.cli.doors import Answer
 from avne.cli.job import Job
 from avne.cli.loop import Loop
@@ -27,6 +28,7 @@ from avne.log import Log
 from avne.privileged import launch
 
 STARTING, LASTING, ENDING = range(3)
+_KEYS_AT_ONCE = 500  # of at most 36 bytes, in a message
 
 
 class Owner(Protocol):
@@ -53,6 +55,7 @@ class Network:
         self._log = log
         self._owner = owner
         self._tun: launch.Tun | None = None
+        self._sockets = Sockets(-1)
         self._netstack: Part | None = None
         self._generation = 0
         self._crashes = Restarts()  # of the netstack
@@ -77,7 +80,8 @@ class Network:
             if slot.wanted:
                 self._start_worker(number)
         if self._tun:
-            self.give_tun(self._tun)
+            self._hand_on(self._tun)
+            self._tell_of_orphans()
 
     def _hire(self) -> Part:
         from avne.cli.netstack import Hired
@@ -85,10 +89,25 @@ class Network:
         return Hired(self._job.hire)
 
     def give_tun(self, tun: launch.Tun) -> None:
-        """The environment's tun, ours to close from here on."""
+        """The environment's tun and its sock_diag socket, ours to close from here on."""
         self._tun = tun
+        self._sockets = Sockets(tun.diag)
+        self._hand_on(tun)
+
+    def _hand_on(self, tun: launch.Tun) -> None:
         assert self._netstack
         self._netstack.control.send("tun", tun.missing, fds=(tun.fd,))
+
+    def _tell_of_orphans(self) -> None:
+        """What the last netstack had open: programs that wait for it are to be told (netstack/orphans.py)."""
+        assert self._netstack
+        try:
+            keys = self._sockets.waiting()
+        except AvneError as error:
+            self._log.event("warning", "supervisor", "orphans-unknown", {"why": error.problem})
+            return
+        for at in range(0, len(keys), _KEYS_AT_ONCE):
+            self._netstack.control.send("orphans", *keys[at : at + _KEYS_AT_ONCE])
 
     @property
     def lives(self) -> bool:
@@ -125,6 +144,7 @@ class Network:
         if self._tun:
             os.close(self._tun.fd)
             self._tun = None
+            self._sockets.close()
 
     # The netstack
 

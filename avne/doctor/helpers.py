@@ -161,7 +161,7 @@ def _try(path: str) -> tuple[str, int, str]:
         while True:
             event = env.receive()
             if isinstance(event, launch.Tun):
-                os.close(event.fd)
+                event.close()
                 instead = launch.instead_of_tun(event).removeprefix(", ")
                 env.go(["true"], {"PATH": "/usr/bin:/bin"}, 0, 0)
             elif isinstance(event, launch.Exited):

@@ -7,6 +7,7 @@ The verbs::
     supervisor → netstack   config {…} (+ listening socket, if there is an endpoint; + capture's file)
                             tun MISSING (+ fd)
                             lane IDENTITY (+ fd) · gone IDENTITY · leave IDENTITY · workers · drain
+                            orphans KEY …
     netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters} {account}
                             workers [[IDENTITY, KIND, FLOWS, LEAVING] …]
                             capture-ended ERRNO · log LEVEL EVENT {…}
@@ -14,7 +15,8 @@ The verbs::
                             socket PATH (+ fd of the proxy's, if it is there)
     worker → supervisor     ready · failed PROBLEM CURE · reopen PATH · log LEVEL EVENT {…}
 
-MISSING is 0 for a tun, else the descriptor is a packet socket (netstack/link.py).
+A KEY is a connection of the program's (cli/connections.py).  MISSING is 0 for a tun, else the descriptor is
+a packet socket (netstack/link.py).
 
 End of file in either direction means that the other process is gone, and ends this one.  A peer that sends
 something else than such messages is treated as gone.

@@ -31,7 +31,7 @@ from avne.ipc import lane, streams
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import LEAST_READ, TUN_MTU
-from avne.netstack import lines, link
+from avne.netstack import lines, link, orphans
 from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.link import GONE, Packets, Tun
@@ -82,7 +82,7 @@ class Process:
         config: dict[str, Any] = message[1]
         router = "endpoint" in config
         if router:
-            import avne.ipc.channel  # noqa: F401 (there are no files later)
+            import avne.ipc.channel  # noqa: F401 (while there are files)
         got = sandbox.isolate(Wish(file_size=len(fds) > router))
         resolver = config.get("resolver")
         names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
@@ -117,7 +117,7 @@ class Process:
         while True:
             received = self._control.receive(wait=True)
             if not received or not received[0]:
-                sys.exit(0)  # the supervisor has gone before we had begun
+                os._exit(0)  # the supervisor has gone before we had begun
             message, fds = received
             if message[0] == verb:
                 return message, fds
@@ -337,6 +337,8 @@ class Process:
                 self._stack.upstreams.retire(message[1].encode())
             elif message[0] == "workers":
                 self._list_workers()
+            elif message[0] == "orphans":
+                orphans.provoke(self._stack, message[1:])
             elif message[0] == "drain":
                 self._draining = True
                 self._owing = -1

@@ -114,14 +114,21 @@ class Attachment:
             first, self._first = self._first, None
             return first
         try:
-            data, fds, _, _ = socket.recv_fds(self._line, MESSAGE.size + 1, 1, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:  # it went without having read what we sent
-            return Gone()
+            data, fds = self._message()
+        except ConnectionResetError:  # it went without having read what we sent; what it said comes next
+            try:
+                data, fds = self._message()
+            except ConnectionResetError:
+                return Gone()
         event: Event = self._parse(data, fds)
         if not isinstance(event, Terminal):
             for fd in fds:
                 os.close(fd)
         return event
+
+    def _message(self) -> tuple[bytes, list[int]]:
+        data, fds, _, _ = socket.recv_fds(self._line, MESSAGE.size + 1, 1, socket.MSG_CMSG_CLOEXEC)
+        return data, fds
 
     def _parse(self, data: bytes, fds: list[int]) -> Event:
         if not data:

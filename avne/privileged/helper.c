@@ -43,27 +43,34 @@ static struct saved saved;
 
 // ---- the line to the supervisor ----------------------------------------------------------------
 
-void say_on(int line, int flags, enum avne_type type, enum avne_stage stage, int value, int fd)
+/* With `count` descriptors, two at most. */
+void say_all(int line, int flags, enum avne_type type, enum avne_stage stage, int value, const int *fds,
+             unsigned count)
 {
     struct avne_message message = {
         .magic = AVNE_MAGIC, .type = type, .layout = AVNE_LAYOUT, .stage = stage, .value = value};
     union {
         struct cmsghdr head;
-        char room[CMSG_SPACE(sizeof(int))];
+        char room[CMSG_SPACE(sizeof *fds * 2)];
     } rights = {.room = {0}};
     struct iovec part = {&message, sizeof message};
     struct msghdr packet = {.msg_iov = &part, .msg_iovlen = 1};
 
-    if (fd >= 0) {
+    if (count) {
         packet.msg_control = rights.room;
-        packet.msg_controllen = sizeof rights.room;
+        packet.msg_controllen = CMSG_SPACE(sizeof *fds * count);
         rights.head.cmsg_level = SOL_SOCKET;
         rights.head.cmsg_type = SCM_RIGHTS;
-        rights.head.cmsg_len = CMSG_LEN(sizeof fd);
-        memcpy(CMSG_DATA(&rights.head), &fd, sizeof fd);
+        rights.head.cmsg_len = CMSG_LEN(sizeof *fds * count);
+        memcpy(CMSG_DATA(&rights.head), fds, sizeof *fds * count);
     }
     // A peer that is gone is found out by its end of file.
     (void)sendmsg(line, &packet, flags | MSG_NOSIGNAL);
+}
+
+void say_on(int line, int flags, enum avne_type type, enum avne_stage stage, int value, int fd)
+{
+    say_all(line, flags, type, stage, value, &fd, fd >= 0);
 }
 
 void say(enum avne_type type, enum avne_stage stage, int value, int fd)
@@ -277,8 +284,7 @@ static _Noreturn void environment(enum mode mode, struct wishes *wishes)
     join_new_keyring();
     seal(wishes);
     forget_paths(wishes);
-    say(AVNE_TUN, 0, no_tun, device);
-    (void)close(device);  // the netstack's death is now the device's
+    say_tun(device, no_tun);  // closed: the netstack's death is now the device's
     serve(&saved);
 }
 

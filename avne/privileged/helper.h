@@ -32,6 +32,8 @@ struct wishes {
 
 /* helper.c: the line, and small things. Whatever fails is told as (stage, errno) and ends us. */
 void say(enum avne_type type, enum avne_stage stage, int value, int fd);
+void say_all(int line, int flags, enum avne_type type, enum avne_stage stage, int value, const int *fds,
+             unsigned count);
 void say_on(int line, int flags, enum avne_type type, enum avne_stage stage, int value, int fd);
 int hear(struct avne_message *message, int *fd);
 int hear_many(struct avne_message *message, int *fds, unsigned room, unsigned *count);
@@ -64,7 +66,8 @@ void cover_home(const struct wishes *wishes, int scratch, enum mode mode);
 void show_shares(const struct wishes *wishes);
 void forget_paths(const struct wishes *wishes);
 
-_Noreturn void serve(const struct saved *saved);  /* init.c: GO, the program, END */
+void say_tun(int device, int no_tun);      /* init.c: TUN; the device is closed here */
+_Noreturn void serve(const struct saved *saved);  /* GO, the program, END */
 
 /* program.c: what to start, and how. */
 struct start {

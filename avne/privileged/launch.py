@@ -43,7 +43,7 @@ _END_BOUND: Final = 5.0
 _SCM_CREDENTIALS: Final = 2  # <bits/socket.h>
 _INT: Final = struct.Struct("=i")
 _UCRED: Final = struct.Struct("=iII")  # pid uid gid
-_ANCILLARY: Final = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_LEN(_INT.size)
+_ANCILLARY: Final = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_LEN(2 * _INT.size)
 
 
 STRICT, OWN_HOME, KEPT_HOME = 1, 2, 4
@@ -91,10 +91,17 @@ class Tun(NamedTuple):
 
     `missing`: 0, or the errno with which /dev/net/tun was not opened; then it is a packet socket at the
     other end of a veth pair, with the same header before each Ethernet frame (PACKET_VNET_HDR).
+    `diag`: a sock_diag(7) socket of the environment's network, ours to close, or -1.
     """
 
     fd: int
     missing: int = 0
+    diag: int = -1
+
+    def close(self) -> None:
+        for fd in (self.fd, self.diag):
+            if fd >= 0:
+                os.close(fd)
 
 
 class Started(NamedTuple):
@@ -222,7 +229,9 @@ class Environment:
             with suppress(ConnectionResetError):
                 data, rights, _, _ = self._line.recvmsg(MESSAGE.size + 1, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
                 break
-        fds = [_INT.unpack(found)[0] for _, kind, found in rights if kind == socket.SCM_RIGHTS]
+        fds = [
+            fd for _, kind, found in rights if kind == socket.SCM_RIGHTS for (fd,) in _INT.iter_unpack(found)
+        ]
         event = self._parse(data, fds)
         if isinstance(event, Tun):
             self.init = next(_UCRED.unpack(found)[0] for _, kind, found in rights if kind == _SCM_CREDENTIALS)
@@ -240,7 +249,7 @@ class Environment:
         if magic != MAGIC or its_layout != self._layout:
             return Failed("REQUEST", errno.EPROTO)
         if kind == TUN and fds:
-            return Tun(fds[0], value)
+            return Tun(fds[0], value, *fds[1:])
         if kind == STARTED:
             return Started()
         if kind == EXITED:

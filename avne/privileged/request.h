@@ -6,7 +6,8 @@
  *
  *   supervisor                 helper
  *   REQUEST + descriptors  ->             layout, flags, paths; nothing has been done yet
- *                          <-  TUN        + the tun's descriptor; sealed, privileges gone
+ *                          <-  TUN        + the tun's descriptor; sealed, privileges gone;
+ *                                        + a sock_diag(7) socket of the network in there, if there is one
  *   GO + a memfd           ->             argv, environment and signal state of the program
  *                          <-  STARTED    the program has been exec'd
  *   SIGNAL number          ->             to the program

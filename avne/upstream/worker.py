@@ -45,7 +45,7 @@ from avne.upstream.routes import Route, Routes
 from avne.upstream.services import Services
 from avne.upstream.spec import UpstreamSpec
 from avne.upstream.uplink import Payload, connect
-from avne.upstream.warm_up import warm_up
+from avne.upstream.warm_up import rehearse, warm_up
 
 SYSCALLS: Final = ("epoll_wait", "epoll_pwait", "epoll_ctl", "write")  # the last for a filter's log
 _MODULES: Final = (
@@ -363,6 +363,7 @@ def main() -> None:
     lane_end = socket.socket(fileno=fds[0]) if fds else None
     plan = confinement.plan(specs, remote=lane_end is None)
     doors = confinement.open_doors(specs, plan, partial(control.send, "reopen"))
+    rehearse(routes.upstreams)
     got = sandbox.isolate(confinement.narrowed(plan.wish, doors.values()))
     if got.empty_root:
         way.use(doors)

@@ -215,7 +215,7 @@ def test_a_worker_that_keeps_dying_ends_the_run(start):
 
 
 def test_a_dead_netstack_ends_the_program(start):
-    process = start("--on-failure", "kill", "sh", "-c", "echo up; exec sleep 60")
+    process = start("sh", "-c", "echo up; exec sleep 60", options=["--on-failure", "kill"])
     assert process.stdout.readline() == "up\n"
     (netstack,) = [pid for pid in children(process.pid) if "netstack.process" in cmdline(pid)]
     os.kill(netstack, signal.SIGKILL)

@@ -13,7 +13,6 @@ from avne.doctor.clock import Consensus, judge
 from avne.errors import AvneError
 
 HOUR = 3600
-NOW = time.time()
 
 
 @pytest.fixture(autouse=True)
@@ -26,15 +25,16 @@ def alone(monkeypatch, tmp_path):
 
 def _keep(directory, after, until, written=0.0):
     """A consensus as Tor keeps it, with times relative to now in hours."""
+    now = time.time()
     data = directory / "avne/tor/data"
     data.mkdir(parents=True)
-    stamp = [time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(NOW + hours * HOUR)) for hours in (after, until)]
+    stamp = [time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now + hours * HOUR)) for hours in (after, until)]
     path = data / "cached-microdesc-consensus"
     path.write_text(
         f"network-status-version 3 microdesc\nvote-status consensus\nvalid-after {stamp[0]}\n"
         f"fresh-until {stamp[0]}\nvalid-until {stamp[1]}\n"
     )
-    os.utime(path, (NOW + written * HOUR, NOW + written * HOUR))
+    os.utime(path, (now + written * HOUR, now + written * HOUR))
 
 
 def test_nothing_to_compare_with():
@@ -70,7 +70,7 @@ def test_what_a_consensus_shows(alone, after, until, written, said):
 
 
 def test_what_tor_itself_says_comes_first(alone, monkeypatch):
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(NOW + 7200))
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() + 7200))
     told = {"consensus/valid-after": stamp, "consensus/valid-until": stamp}
     monkeypatch.setattr(clock, "ask_control", lambda places: told)
     with pytest.raises(AvneError, match="behind Tor's consensus"):
@@ -83,7 +83,7 @@ def test_a_complaint_of_avne_s_own_tor(alone):
     log.write_text("Nov 25 01:00:00.000 [warn] Our clock is 3 hours, 2 minutes behind the time published\n")
     with pytest.raises(AvneError, match="Our clock is 3 hours"):
         clock.clock()
-    os.utime(log, (NOW - 50 * HOUR, NOW - 50 * HOUR))
+    os.utime(log, (time.time() - 50 * HOUR,) * 2)
     assert "no consensus" in clock.clock()
 
 
@@ -95,6 +95,7 @@ def test_a_clock_before_avne_was_installed(monkeypatch):
 
 def test_tor_s_slack_is_ours():
     """A consensus may be used a day after it expired (dir-spec): written then, it shows nothing."""
-    kept = Consensus("it", NOW - 30 * HOUR, NOW - 27 * HOUR, NOW - 4 * HOUR)
-    assert judge(kept, NOW) == ""
-    assert "ahead" in judge(kept._replace(written=NOW - HOUR), NOW)
+    now = time.time()
+    kept = Consensus("it", now - 30 * HOUR, now - 27 * HOUR, now - 4 * HOUR)
+    assert judge(kept, now) == ""
+    assert "ahead" in judge(kept._replace(written=now - HOUR), now)

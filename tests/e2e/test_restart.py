@@ -8,6 +8,8 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 from tests.bed import places
 
 # Holds a connection, and says what becomes of it; then opens one more for each line that it reads.
@@ -22,6 +24,9 @@ for line in sys.stdin:
     try:
         if line == "read\\n":
             held.settimeout(10)
+            print("got", held.recv(1), flush=True)
+        elif line == "wait\\n":
+            print("waiting", flush=True)
             print("got", held.recv(1), flush=True)
         else:
             began = time.monotonic()
@@ -56,6 +61,19 @@ def test_a_new_netstack_takes_the_tun_within_a_second(any_avne, bed):
         process.stdin.close()
         assert process.wait(20) == 0
         assert "connections that were open are reset" in process.stderr.read()
+
+
+@pytest.mark.parametrize("server", [places.V4, places.V6])
+def test_a_program_that_only_waits_is_told(any_avne, bed, server):
+    with any_avne.start("python3", "-c", CLIENT, server, upstream=bed.socks, stdin=True) as process:
+        assert _line(process) == "open"
+        assert _ask(process, "wait") == "waiting"
+        began = time.monotonic()
+        _kill_netstack(process)
+        assert _line(process) == "ConnectionResetError"
+        assert time.monotonic() - began < 1.0
+        process.stdin.close()
+        assert process.wait(20) == 0
 
 
 def test_what_keeps_dying_ends_the_run(avne, bed):

@@ -187,6 +187,7 @@ def run_program(
                 events.append(names(event))
             if isinstance(event, launch.Tun):
                 tun = event.fd
+                os.close(event.diag)
                 events.append(["Tun"])
                 environment.go(argv, ENVIRONMENT if env is None else env, ignored, blocked)
             elif isinstance(event, launch.Started) and meanwhile:

@@ -63,6 +63,7 @@ class Running:
         assert isinstance(event, launch.Tun), event
         self.guests = []
         self.tun = event.fd
+        os.close(event.diag)
         self.environment.go(argv, ENVIRONMENT, 0, 0)
         assert self.environment.receive() == launch.Started()
 
@@ -285,7 +286,7 @@ def test_before_the_first_program_nobody_is_let_in(helper):
     environment.attach(theirs.fileno())
     assert environment.receive() == launch.Failed("GO", errno.EBADMSG)
     environment.close()
-    os.close(tun.fd)
+    tun.close()
     ours.close()
     theirs.close()
 

@@ -26,6 +26,7 @@ class Running:
         event = self.environment.receive()
         assert isinstance(event, launch.Tun), event
         self.tun = event.fd
+        os.close(event.diag)
         self.environment.go(argv, ENVIRONMENT, 0, 0)
         assert self.environment.receive() == launch.Started()
         self.guard = self.environment.pid
@@ -190,7 +191,7 @@ def test_the_end_may_come_before_the_start(helper):
     environment.end()
     assert environment.receive() == launch.Gone()
     environment.close()
-    os.close(event.fd)
+    event.close()
 
 
 def test_a_supervisor_that_goes_at_once_leaves_nothing(helper):

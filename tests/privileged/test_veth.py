@@ -27,7 +27,7 @@ def test_it_says_why_it_is_no_tun(helper):
         environment = launch.Environment(str(stage.prepare(helper, VETH)))
         event = environment.receive()
         environment.close()
-        os.close(event.fd)
+        event.close()
         return launch.instead_of_tun(event)
 
     assert stage.apart(work) == ", over a veth pair, as /dev/net/tun cannot be opened (Permission denied)"
