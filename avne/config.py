@@ -11,6 +11,7 @@ be the one that somebody's safety rests on.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from avne.paths import config_files
 
 OURS = ("AVNE_ID",)  # set by avne for the program inside (AVNE as well), so allowed around a nested avne
 DEFAULT = "default"
+MAX_WORKERS = 64
 
 
 class Key(NamedTuple):
@@ -30,6 +32,7 @@ class Key(NamedTuple):
     form: str  # of a value, in words
     help: str
     adds: bool = False  # a list whose sources add up, the later ones in front
+    words: tuple[str, ...] = ()  # values that are text where the others are not
 
 
 class Value(NamedTuple):
@@ -63,6 +66,10 @@ def _int(low: int, high: int) -> Callable[[Any], int]:
         return number
 
     return parse
+
+
+def _workers(value: Any) -> int | str:
+    return "auto" if value == "auto" else _int(1, MAX_WORKERS)(value)
 
 
 def _choice(*words: str) -> Callable[[Any], str]:
@@ -107,7 +114,8 @@ def _rules(value: Any) -> list[str]:
 KEYS: dict[str, Key] = {
     key.name: key
     for key in (
-        Key("upstream", "auto", _text, "a URL or auto", "the proxy that carries everything"),
+        Key("upstream", "auto", _text, "a URL, several with commas between them, or auto",
+            "the proxy that carries everything; several share it"),
         Key("rules", [], _rules, "PATTERN=UPSTREAM",
             "which destinations get an upstream of their own; the first that matches wins", adds=True),
         Key("onion_only", False, _bool, "true or false", "whether everything but onion services is refused"),
@@ -115,7 +123,8 @@ KEYS: dict[str, Key] = {
             "whether everything but port 443 and onion services is refused"),
         Key("isolate", "run", _isolate, "run, program, destination or name=X",
             "which connections may share circuits of Tor"),
-        Key("workers", 1, _int(1, 64), "a number from 1 to 64", "how many upstream workers are started"),
+        Key("workers", 1, _workers, "a number from 1 to 64, or auto", "how many upstream workers are started",
+            words=("auto",)),
         Key("dns", "truthful", _choice("truthful", "fast", "resolve", "tcp"),
             "truthful, fast, resolve or tcp", "how names are answered, and who is asked"),
         Key("resolver", "1.1.1.1:53", _resolver, "HOST:PORT or none",
@@ -155,7 +164,7 @@ class Config:
         """
         key = KEYS[name]
         try:
-            if typed and type(raw) is not type(key.default):
+            if typed and type(raw) is not type(key.default) and raw not in key.words:
                 raise TypeError(raw)
             value = key.parse(raw)
         except (ValueError, KeyError, TypeError) as error:
@@ -226,8 +235,17 @@ def redacted(value: Any) -> Any:
     return redact(value) if isinstance(value, str) else value
 
 
+def split_upstreams(text: str) -> list[str]:
+    """The URLs of the setting `upstream`: a comma and KIND:// begin the next one."""
+    return [url.strip() for url in re.split(r",(?=\s*[a-z][a-z0-9-]*://)", text)]
+
+
 def redact(text: str) -> str:
-    """A URL without the password that it may hold."""
+    """URLs without the passwords that they may hold."""
+    return ",".join(_redact(url) for url in split_upstreams(text))
+
+
+def _redact(text: str) -> str:
     head, at, rest = text.rpartition("@")
     scheme, slashes, user = head.rpartition("://")
     if not at or ":" not in user:

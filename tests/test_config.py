@@ -141,7 +141,7 @@ def test_wrong_values_are_named_with_file_and_key(tmp_path, text, problem):
 def test_wrong_numbers_of_a_flag_name_the_flag(tmp_path, value):
     with pytest.raises(AvneError, match=f"--workers cannot be '{value}'") as error:
         load(tmp_path, flags={"workers": value})
-    assert error.value.cure == "It takes a number from 1 to 64."
+    assert error.value.cure == "It takes a number from 1 to 64, or auto."
 
 
 def test_a_refused_url_is_shown_without_its_password(tmp_path):

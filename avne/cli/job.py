@@ -25,7 +25,7 @@ class Job(NamedTuple):
     by_program: bool  # the netstack asks whose a connection is
     capture: int  # the file of a capture, or -1
     upstream: UpstreamSpec  # of what no rule is about
-    routing: dict[str, Any]  # of a worker's `config`: rules, resolver, about
+    routings: list[dict[str, Any]]  # of workers' `config`s: rules, resolver, about; one for each upstream
     workers: int
     early: Early  # what has been started already
     hire: str  # the socket of an `avne netstack`, or "" for a network process of our own

@@ -162,7 +162,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
         key = KEYS[name]
         parser.add_argument(*short, option(name), dest=name, metavar=metavar, help=f"{key.help} ({key.form})")
 
-    setting("upstream", "URL")
+    _upstream_option(parser)
     _rule_options(parser)
     switch_direct = "let rules lead past Tor and every proxy, from this machine's own address (direct)"
     parser.add_argument("--allow-direct", action="store_true", help=switch_direct)
@@ -202,6 +202,19 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
                         help="a line for each phase; twice: the log as well")  # fmt: skip
     parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
     parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _upstream_option(parser: argparse.ArgumentParser) -> None:
+    text = f"{KEYS['upstream'].help} (a URL or auto); repeatable"
+    parser.add_argument("--upstream", type=str, action=_Joined, metavar="URL", help=text)
+
+
+class _Joined(argparse.Action):
+    """Repeated options are one value, with commas."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, f"{before},{values}" if before else values)
 
 
 def _rule_options(parser: argparse.ArgumentParser) -> None:
@@ -266,6 +279,19 @@ def _stop(options: argparse.Namespace) -> int:
     from avne.cli.stop import stop
 
     return stop(options.target)
+
+
+def _prepare_workers(parser: argparse.ArgumentParser) -> None:
+    _prepare_stop(parser)
+    _json_option(parser)
+    parser.add_argument("change", nargs="?", default="", metavar="+N|-N",
+                        help="start so many, or let them go when no connection needs them")  # fmt: skip
+
+
+def _workers(options: argparse.Namespace) -> int:
+    from avne.cli.crew import workers
+
+    return workers(options.target, options.change, options.json)
 
 
 def _reload(options: argparse.Namespace) -> int:
@@ -393,6 +419,12 @@ COMMANDS = {
     ),
     "ps": Command("[--json]", "list your environments", _json_option, _ps),
     "stop": Command("NAME|ID", "end an environment's program", _prepare_stop, _stop),
+    "workers": Command(
+        "[--json] NAME|ID [+N|-N]",
+        "list an environment's upstream workers, or change their number",
+        _prepare_workers,
+        _workers,
+    ),
     "reload": Command(
         "NAME|ID", "replace an environment's network, by a newer one for example", _prepare_stop, _reload
     ),

@@ -9,16 +9,21 @@ connections by itself, and resets those that it does not know; those that only w
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from typing import Any, Protocol
 
+import msgpack
+
 from avne.cli.children import NETSTACK, WORKER, Part, Parts, died_early
 from avne.cli.connections import Sockets
+from avne.cli.doors import Answer
 from avne.cli.job import Job
 from avne.cli.loop import Loop
 from avne.cli.programs import Programs
-from avne.cli.workers import MAX_CRASHES, Restarts, Worker, hopeless
+from avne.cli.workers import MAX_CRASHES, Restarts, Slot, Worker, hopeless
+from avne.config import MAX_WORKERS
 from avne.errors import AvneError
 from avne.log import Log
 from avne.privileged import launch
@@ -59,8 +64,8 @@ class Network:
         self._crashes = Restarts()  # of the netstack
         self._reloads = False  # its end was asked for
         self._workers: dict[int, Worker] = {}
-        self._generations = dict.fromkeys(range(1, job.workers + 1), 0)
-        self._restarts = {slot: Restarts() for slot in self._generations}
+        self._slots = {number: Slot() for number in range(1, job.workers + 1)}
+        self._asking: list[Answer] = []  # who waits for a list of the workers
         self.phase = STARTING
 
     def begin(self) -> None:
@@ -74,8 +79,9 @@ class Network:
         capture = self._job.capture
         self._netstack.control.send("config", config, fds=(capture,) if capture >= 0 else ())
         self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
-        for slot in self._generations:
-            self._start_worker(slot)
+        for number, slot in self._slots.items():
+            if slot.wanted:
+                self._start_worker(number)
         if self._tun:
             self._hand_on(self._tun)
             self._tell_of_orphans()
@@ -164,6 +170,8 @@ class Network:
         if message == ["ready"]:
             part.ready = True
             self._owner.on_ready("netstack")
+        elif message[0] == "workers":
+            self._answer(message[1])
         elif part is self._netstack:
             match message:
                 case ["whose", int(number), bytes(key)]:
@@ -173,6 +181,7 @@ class Network:
 
     def _netstack_died(self, part: Part) -> None:
         self._netstack = None
+        self._answer([])
         if self.phase == STARTING:
             raise died_early(part, self._log.path)
         for worker in self._workers.values():
@@ -192,19 +201,22 @@ class Network:
 
     # The workers
 
-    def _start_worker(self, slot: int) -> None:
+    def _start_worker(self, number: int) -> None:
         assert self._netstack
-        self._generations[slot] += 1
+        slot = self._slots[number]
+        slot.generation += 1
         started = self._job.early.take(WORKER)
-        worker = Worker(started, slot, self._generations[slot], self._job.routing, self._netstack.control)
-        self._workers[slot] = worker
+        routings = self._job.routings
+        routing = routings[(number - 1) % len(routings)]
+        worker = Worker(started, number, slot.generation, routing, self._netstack.control)
+        self._workers[number] = worker
         self._parts.watch(worker, self._on_worker, self._worker_died)
 
     def _on_worker(self, worker: Worker, message: list[Any]) -> None:
         match message:
             case ["ready"]:
                 worker.ready = True
-                self._restarts[worker.slot].succeeded()
+                self._slots[worker.slot].restarts.succeeded()
                 self._owner.on_ready(f"worker {worker.identity}")
             case ["reopen", str(path)]:
                 worker.reopen(path)
@@ -223,15 +235,84 @@ class Network:
         if self.phase == ENDING:
             self._owner.on_workers_gone()
             return
-        delay = self._restarts[worker.slot].delay(time.monotonic(), worker.failed is not None)
+        slot = self._slots[worker.slot]
+        if not slot.wanted:
+            return
+        delay = slot.restarts.delay(time.monotonic(), worker.failed is not None)
         if delay is None:
             raise hopeless(worker, self._log.path)
         self._loop.after(delay, f"worker {worker.slot}", lambda: self._start_successor(worker.slot))
 
-    def _start_successor(self, slot: int) -> None:
+    def _start_successor(self, number: int) -> None:
         """Unless the netstack has died as well: then they come together."""
-        if self.phase == LASTING and self._netstack and slot not in self._workers:
-            self._start_worker(slot)
+        wanted = self._slots[number].wanted and number not in self._workers
+        if self.phase == LASTING and self._netstack and wanted:
+            self._start_worker(number)
+
+    # `avne workers`
+
+    def on_question(self, question: bytes, answer: Answer) -> None:
+        """``list``, or ``+N`` or ``-N`` before; answered by rows of workers, or an error's two texts."""
+        try:
+            if question != b"list":
+                self._change(int(question))
+        except AvneError as error:
+            answer(msgpack.packb([error.problem, error.cure]))
+            return
+        self._asking.append(answer)
+        if self._netstack:
+            self._netstack.control.send("workers")
+        else:
+            self._answer([])
+
+    def _change(self, by: int) -> None:
+        """Raises `AvneError`."""
+        if self.phase != LASTING:
+            raise AvneError("the environment is starting or ending", "Try again while its program runs.")
+        wanted = [number for number, slot in self._slots.items() if slot.wanted]
+        least = len(self._job.routings)
+        if not least <= len(wanted) + by <= MAX_WORKERS:
+            each = "" if least == 1 else ", as there are upstreams"
+            raise AvneError(
+                f"it has {len(wanted)} of its own, and keeps {least} to {MAX_WORKERS}{each}",
+                "Ask for a smaller change.",
+            )
+        for number in sorted(wanted)[by:] if by < 0 else ():
+            self._let_go(number)
+        free = (number for number in itertools.count(1) if self._is_free(number))
+        for number in itertools.islice(free, max(0, by)):
+            self._slots.setdefault(number, Slot()).wanted = True
+            if self._netstack:
+                self._start_worker(number)
+
+    def _is_free(self, number: int) -> bool:
+        return number not in self._workers and not (number in self._slots and self._slots[number].wanted)
+
+    def _let_go(self, number: int) -> None:
+        self._slots[number].wanted = False
+        self._loop.cancel(f"worker {number}")
+        worker = self._workers.get(number)
+        if worker and worker.ready and self._netstack:
+            self._netstack.control.send("leave", worker.identity)
+        elif worker:
+            worker.kill()
+
+    def _answer(self, rows: list[Any]) -> None:
+        """`rows`: what the netstack knows of each."""
+        known = {identity: (kind, flows, leaving) for identity, kind, flows, leaving in rows}
+        ours = [self._workers[number] for number in sorted(self._workers)]
+        told = [_row(worker.identity, worker, known.pop(worker.identity, None)) for worker in ours]
+        told += [_row(identity, None, row) for identity, row in sorted(known.items())]
+        asking, self._asking = self._asking, []
+        for answer in asking:
+            answer(msgpack.packb(told))
+
+
+def _row(identity: str, worker: Worker | None, known: tuple[str, int, bool] | None) -> dict[str, Any]:
+    kind, flows, leaving = known or ("", 0, False)
+    state = "leaving" if leaving else "ready" if known and (worker is None or worker.ready) else "starting"
+    pid = worker.pid if worker else 0
+    return {"worker": identity, "pid": pid, "upstream": kind, "connections": flows, "state": state}
 
 
 def _ended(part: Part, often: bool, log_path: str) -> AvneError:

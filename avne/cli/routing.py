@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from avne.config import Config, split_resolver
+from avne.config import MAX_WORKERS, Config, split_resolver, split_upstreams
 from avne.errors import AvneError
 from avne.upstream.patterns import Pattern
 from avne.upstream.spec import UpstreamSpec
@@ -29,10 +29,15 @@ class Routing(NamedTuple):
     rules: tuple[Written, ...]
     onion_only: bool
     https_only: bool
+    others: tuple[UpstreamSpec, ...] = ()  # which share what the default carries
+
+    @property
+    def pool(self) -> list[UpstreamSpec]:
+        return [self.default, *self.others]
 
     @property
     def specs(self) -> list[UpstreamSpec]:
-        return [self.default, *(rule.upstream for rule in self.rules if rule.upstream)]
+        return [*self.pool, *(rule.upstream for rule in self.rules if rule.upstream)]
 
     @property
     def needs_tor(self) -> bool:
@@ -47,7 +52,7 @@ class Routing(NamedTuple):
             return any(find(layer.kind).leaves for layer in spec.layers())
 
         found = [rule.pattern.text for rule in self.rules if rule.upstream and leaves(rule.upstream)]
-        return [*found, "everything else"] if leaves(self.default) else found
+        return [*found, "everything else"] if any(map(leaves, self.pool)) else found
 
     def completed(self, tor: UpstreamSpec | None, credentials: tuple[str, str]) -> Routing:
         """With the Tor that was found, and with name and password for Tor (isolation.py).
@@ -67,22 +72,35 @@ class Routing(NamedTuple):
             rule._replace(upstream=None if rule.upstream is None else complete(rule.upstream))
             for rule in self.rules
         )
-        return self._replace(default=complete(self.default), rules=rules)
+        others = tuple(map(complete, self.others))
+        return self._replace(default=complete(self.default), rules=rules, others=others)
 
 
 def parse(config: Config) -> Routing:
     """Raises `AvneError` for whatever is wrong with the upstream, the rules or what they need."""
-    default = _TOR
-    if config["upstream"] != "auto":
-        from avne.upstream.kinds import parse as parse_upstream
-
-        default = parse_upstream(config["upstream"])
+    default, *others = _parse_pool(config["upstream"])
     origins: Sequence[str] = config.origins.get("rules", ())
     rules = tuple(
         _parse(text, number, origin)
         for number, (text, origin) in enumerate(zip(config["rules"], origins, strict=True), 1)
     )
-    return Routing(default, rules, config["onion_only"], config["https_only"])
+    return Routing(default, rules, config["onion_only"], config["https_only"], tuple(others))
+
+
+def _parse_pool(text: str) -> list[UpstreamSpec]:
+    if text == "auto":
+        return [_TOR]
+    from avne.upstream.kinds import parse as parse_upstream
+
+    pool = [parse_upstream(url) for url in split_upstreams(text)]
+    cure = "Write the same kind with different addresses: tor://127.0.0.1:9050,tor://127.0.0.1:9060"
+    if len({spec.label() for spec in pool}) > 1:
+        raise AvneError("upstreams that share the connections must be of one kind", cure)
+    if len(set(pool)) < len(pool):
+        raise AvneError("an upstream is there twice", cure)
+    if len(pool) > MAX_WORKERS:
+        raise AvneError(f"there are more than {MAX_WORKERS} upstreams", "Each needs a worker of its own.")
+    return pool
 
 
 def _parse(text: str, number: int, origin: str) -> Written:

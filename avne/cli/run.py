@@ -21,6 +21,7 @@ from avne.cli.receipt import Receipt
 from avne.cli.routing import Routing
 from avne.cli.signals import Interrupted, die_of, take_terminal_back
 from avne.cli.supervise import Supervisor
+from avne.cli.workers import number
 from avne.config import Config, load
 from avne.errors import AvneError
 from avne.log import Log
@@ -85,13 +86,16 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
                 argv=argv,
                 environ=_environment(more, config, {**openings.variables, **_marks(session)}, console),
                 helpers=helpers,
-                netstack=_netstack_config(session, config),
+                netstack=_netstack_config(session, config, known),
                 on_failure=config["on_failure"],
                 by_program=isolation.asks_programs(config),
                 capture=capture_fd,
                 upstream=known.default,
-                routing=_routing(known, session, config, options, direct),
-                workers=config["workers"],
+                routings=[
+                    _routing(known._replace(default=one), session, config, options, direct)
+                    for one in known.pool
+                ],
+                workers=number(config["workers"], len(known.pool)),
                 kinds=frozenset(layer.kind for spec in known.specs for layer in spec.layers()),
                 early=early,
                 hire=config["netstack"],
@@ -168,7 +172,7 @@ def _upstream(written: Routing, config: Config, console: Console) -> Iterator[Ro
     credentials = isolation.credentials(config)
     if not written.needs_tor:
         origin = config.values["upstream"].origin
-        console.phase(f"upstream {written.default.redacted()}, from {origin}")
+        console.phase(f"upstream {', '.join(one.redacted() for one in written.pool)}, from {origin}")
         yield written.completed(None, credentials)
         return
     from avne.upstream.find import find_tor
@@ -224,12 +228,12 @@ def _session(config: Config, console: Console, name: str) -> Iterator[tuple[Sess
         session.close()
 
 
-def _netstack_config(session: Session, config: Config) -> dict[str, Any]:
+def _netstack_config(session: Session, config: Config, known: Routing) -> dict[str, Any]:
     return {
         "session": session.id,
         "isolate": isolation.for_netstack(config),
         "dns": config["dns"],
         "resolver": routing.resolver(config),
-        "workers": config["workers"],
+        "spread": len(known.pool) > 1,
         "log_names": config["log_names"],
     }

@@ -72,7 +72,7 @@ class Supervisor:
         try:
             self._loop.watch(signals.fileno(), lambda: self._on_signals(signals.read()))
             bells = {STOP: self._stop_program, RELOAD: self._reload, NEWNYM: self._newnym}
-            self._doors = Doors(self._job.session, self._loop, self._attach, bells)
+            self._doors = Doors(self._job.session, self._loop, self._attach, bells, self._network.on_question)
             self._start()
             while not self._done:
                 self._loop.turn()

@@ -24,6 +24,17 @@ WINDOW = 60.0
 MAX_DELAY = 8.0
 
 
+def number(wanted: int | str, upstreams: int) -> int:
+    """How many to start where `wanted` is a number or "auto"; each of the upstreams has one.
+
+    On this machine a worker only opens connections, and the netstack moves the bytes.  So "auto" leaves it a
+    processor, and gives the others a worker each, up to 8.
+    """
+    if wanted == "auto":
+        wanted = min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+    return max(int(wanted), upstreams)
+
+
 class Restarts:
     """When to start a slot's next worker.  Sans-IO."""
 
@@ -48,6 +59,17 @@ class Restarts:
 
 def _backoff(earlier: int) -> float:
     return min(MAX_DELAY, 0.25 * 2.0 ** (earlier - 1)) if earlier else 0.0
+
+
+class Slot:
+    """A worker's place: who dies there has a successor while the place is `wanted`."""
+
+    __slots__ = ("generation", "restarts", "wanted")
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.restarts = Restarts()
+        self.wanted = True
 
 
 class Worker(Part):

@@ -25,6 +25,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import signal
+import socket
 from typing import Final
 
 import zmq
@@ -41,6 +42,7 @@ SYSCALLS: Final = (
     call("fcntl", one_of(1, fcntl.F_GETFL, fcntl.F_SETFL)),
     call("mprotect", without(2, PROT_EXEC)),
     call("rt_sigprocmask", one_of(0, signal.SIG_BLOCK, signal.SIG_UNBLOCK, signal.SIG_SETMASK)),
+    call("setsockopt", one_of(1, socket.IPPROTO_TCP), one_of(2, socket.TCP_NODELAY)),
     "restart_syscall", "exit",
 )  # fmt: skip
 

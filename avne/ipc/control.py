@@ -6,9 +6,10 @@ The verbs::
 
     supervisor → netstack   config {…} (+ listening socket, if there is an endpoint; + capture's file)
                             tun MISSING (+ fd)
-                            lane IDENTITY (+ fd) · gone IDENTITY · drain
+                            lane IDENTITY (+ fd) · gone IDENTITY · leave IDENTITY · workers · drain
                             orphans KEY … · theirs NUMBER OWNER · newnym EPOCH
     netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters} {account}
+                            workers [[IDENTITY, KIND, FLOWS, LEAVING] …]
                             capture-ended ERRNO · whose NUMBER KEY · log LEVEL EVENT {…}
     supervisor → worker     config {…} (+ the lane's fd, if there is no endpoint)
                             socket PATH (+ fd of the proxy's, if it is there)

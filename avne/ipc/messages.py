@@ -42,6 +42,9 @@ all flows of that upstream may carry together; 0: no bound.
 Flows and questions of different tokens never share a circuit, where the upstream has circuits
 (netstack/tokens.py).
 
+DRAIN asks a worker to end what it has and itself; from a worker, it asks the netstack for that: no new flow
+comes then, and DRAIN when none needs it any more.
+
 Where the worker has the capability ROUTES it is asked about each name before anybody else is: RESOLVE with
 the kind ROUTE is answered by SUCCEEDED, BY_NAME or BLOCKED.
 """
@@ -174,7 +177,7 @@ TABLE: Final[dict[int, Row]] = {
         (_int("version", 1 << 16), Field("kind", str, 32), _int("capabilities", 255)),
     ),
     READY: Row("READY", Sender.NETSTACK, ()),
-    DRAIN: Row("DRAIN", Sender.NETSTACK, ()),
+    DRAIN: Row("DRAIN", Sender.BOTH, ()),
     OPEN: Row(
         "OPEN",
         Sender.NETSTACK,

@@ -29,6 +29,8 @@ Attachment = Payload | socket.socket | None  # what comes with a message
 class Session(Protocol):
     """What a flow's owner hears."""
 
+    lease: Lease | None
+
     def opened(self, credit: int, now: float) -> None: ...
     def refused(self, verdict: Verdict, code: int, detail: str, now: float) -> None: ...
     def data(self, payload: Payload, now: float) -> None: ...
@@ -40,19 +42,26 @@ class Session(Protocol):
 class Lease:
     """What both kinds share: the order of events, and the account of what comes down."""
 
-    __slots__ = ("_account", "_opened", "_shut_received", "_shut_sent", "flow", "over", "received", "sent",
-                 "session", "up_credit", "upstreams", "worker")  # fmt: skip
+    __slots__ = ("_account", "_opened", "_shut_received", "_shut_sent", "asked", "flow", "over", "received",
+                 "sent", "session", "up_credit", "upstreams", "worker")  # fmt: skip
 
     def __init__(self, upstreams: Upstreams, worker: Worker, flow: int, session: Session) -> None:
         self.upstreams = upstreams
         self.worker = worker
         self.flow = flow
         self.session = session
+        # Host, port, owner, by whom; if others may be asked.
+        self.asked: tuple[str, int, str, tuple[bytes, ...]] | None = None
         self.over = False  # nothing more is said; what has come may still be in use
         self.up_credit = 0  # bytes we may still send
         self.sent = self.received = 0  # bytes
         self._account = Account(upstreams.budget)  # of what may come
         self._opened = self._shut_sent = self._shut_received = False
+
+    @property
+    def needs_worker(self) -> bool:
+        """Whether it would end with its worker."""
+        return True
 
     # ---- what the session calls ------------------------------------------------------------
 
@@ -142,6 +151,8 @@ class Lease:
     def _refused(self, message: list[Any], now: float) -> None:
         _, _, code, verdict, detail = message
         self._end()
+        if code == Code.UPSTREAM_DOWN and self.upstreams.open_elsewhere(self):
+            return
         self.session.refused(Verdict(verdict), code, detail, now)
 
     def _was_shut(self, now: float) -> None:
@@ -213,12 +224,13 @@ class FrameLease(Lease):
 class SocketLease(Lease):
     """The socket is ours once it is open: this is the `Peer` of its stream."""
 
-    __slots__ = ("_asked", "_origin", "_stream")
+    __slots__ = ("_asked", "_origin", "_proof", "_stream")
 
     def __init__(self, upstreams: Upstreams, worker: Worker, flow: int, session: Session) -> None:
         super().__init__(upstreams, worker, flow, session)
         self._stream: Stream | None = None
         self._origin = 0, 0  # when and by which upstream it was opened, as the worker says it
+        self._proof = False  # whether the worker will have to say what an end means
         self._asked = False  # whether the server's end was the upstream's death
 
     def receive(self, kind: int, message: list[Any], attachment: Attachment, now: float) -> None:
@@ -244,7 +256,7 @@ class SocketLease(Lease):
             return
         _, _, opened, upstream, capabilities, rate = message
         half_close = bool(capabilities & Capability.HALF_CLOSE)
-        proof = bool(capabilities & Capability.PROOF)
+        proof = self._proof = bool(capabilities & Capability.PROOF)
         pace = self.upstreams.pace(upstream, rate)
         try:
             self._stream = self.upstreams.streams.adopt(
@@ -255,6 +267,10 @@ class SocketLease(Lease):
             raise Malformed("wire-socket") from error
         self._origin = opened, upstream
         self._open(self._stream.relay.grant, now)
+
+    @property
+    def needs_worker(self) -> bool:
+        return not self._opened or self._proof
 
     # ---- to the socket ---------------------------------------------------------------------
 

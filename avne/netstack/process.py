@@ -91,6 +91,7 @@ class Process:
         mode, key = config.get("isolate", (RUN, b""))
         self._stack.upstreams.tokens = Tokens(mode, config.get("epoch", ""), key)
         self._stack.owners.asks = mode == PROGRAM
+        self._stack.upstreams.spread = config.get("spread", False)
         self._stack.account.keep_names = bool(config.get("log_names"))
         generation = config.get("generation", 1)
         self._stack.port53.names.begin_at(generation)
@@ -191,6 +192,8 @@ class Process:
                 streams.handle_timer()
                 stack.handle_timer(now)
             stack.flush(now)
+            if stack.upstreams.leaving:
+                stack.upstreams.let_go()
             if messages:
                 self._write_workers(now)
             if packets:
@@ -337,6 +340,10 @@ class Process:
                 self._add_lane(message[1].encode(), fds[0])
             elif message[0] == "gone":
                 self._gone(message[1].encode(), now)
+            elif message[0] == "leave":
+                self._stack.upstreams.retire(message[1].encode())
+            elif message[0] == "workers":
+                self._list_workers()
             elif message[0] == "orphans":
                 orphans.provoke(self._stack, message[1:])
             elif message[0] == "theirs":
@@ -347,6 +354,13 @@ class Process:
             elif message[0] == "drain":
                 self._draining = True
                 self._owing = -1
+
+    def _list_workers(self) -> None:
+        rows = [
+            [worker.identity.decode(), worker.kind, len(worker.flows), worker.leaving]
+            for worker in self._stack.upstreams.workers.values()
+        ]
+        self._control.send("workers", rows)
 
     def _report_owing(self) -> None:
         """Tell the supervisor, while the environment ends, how many connections still send."""

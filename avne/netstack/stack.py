@@ -270,9 +270,11 @@ class Stack:
         if known is None:
             raise Malformed("wire-before-hello")
         if kind == messages.RESOLVED:
-            if self.upstreams.resolved(known, message[1]):
-                _, query, code, answers, ttl = message
+            _, query, code, answers, ttl = message
+            if self.upstreams.resolved(known, query, code):
                 self.port53.resolved(query, code, answers, ttl, now)
+        elif kind == messages.DRAIN:
+            self.upstreams.retire(worker)
         elif kind == messages.PING:
             self.upstreams.messages.append((worker, messages.encode(messages.PONG, 0, message[2]), None))
         elif kind not in (messages.PONG, messages.STATS):

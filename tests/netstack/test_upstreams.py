@@ -72,6 +72,48 @@ def test_flows_and_queries_go_to_the_least_loaded_worker():
     ]
 
 
+def test_a_leaving_worker_gets_nothing_new_and_ends_when_it_is_not_needed():
+    net = Net("tor", "tor")
+    _, flow = connected(net)
+    assert net.stack.upstreams.resolve(1, messages.ResolveKind.ADDRESS, "example.com")
+    net.turn()
+    net.told()
+    net.say(messages.DRAIN, 0)  # it asks for that itself, or the supervisor does
+    for n in range(3):
+        Socket(net, local=100 + n).syn()
+    assert {m.worker for m in net.told("OPEN")} == {b"w1"}
+    net.say(messages.RESOLVED, 1, 0, ["192.0.2.1"], 60)
+    net.stack.upstreams.let_go()
+    net.turn()
+    assert not net.told("DRAIN")
+    net.say(messages.RESET, flow, 0)
+    net.stack.upstreams.let_go()
+    net.turn()
+    assert [m.worker for m in net.told("DRAIN")] == [b"w0"]
+    assert not net.stack.upstreams.retire(b"nobody")
+
+
+def test_what_an_upstream_that_is_down_refuses_is_asked_of_another():
+    net = Net("tor", "tor")
+    net.stack.upstreams.spread = True
+    Socket(net).syn()
+    (first,) = net.told("OPEN")
+    net.say(messages.REFUSED, first.flow, int(Code.UPSTREAM_DOWN), 0, "")
+    (second,) = net.told("OPEN")
+    assert (first.worker, second.worker) == (b"w0", b"w1")
+    assert second.fields[:2] == first.fields[:2]
+    Socket(net, local=200).syn()
+    assert [m.worker for m in net.told("OPEN")] == [b"w1"]  # though w0 has fewer
+    net.say(messages.REFUSED, second.flow, int(Code.UPSTREAM_DOWN), 0, "", worker=b"w1")
+    assert not net.told("OPEN")  # nobody is asked twice
+    assert net.stack.upstreams.resolve(1, messages.ResolveKind.ADDRESS, "example.com")
+    net.turn()
+    (asked,) = net.told("RESOLVE")
+    net.say(messages.RESOLVED, 1, int(Code.UPSTREAM_DOWN), [], 0, worker=asked.worker)
+    (again,) = net.told("RESOLVE")
+    assert {asked.worker, again.worker} == {b"w0", b"w1"}
+
+
 def test_flow_numbers_are_never_used_again():
     net = Net("tor")
     numbers = []
@@ -190,9 +232,10 @@ def test_payloads_come_with_data_only():
     _raises(net, "wire-payload", messages.SHUT, flow, payload=b"")
 
 
-@pytest.mark.parametrize("kind", [messages.READY, messages.DRAIN])
+@pytest.mark.parametrize("kind", [messages.READY, messages.OPEN])
 def test_a_worker_does_not_speak_for_the_netstack(kind):
-    _raises(Net("tor"), "wire-direction", kind, 0)
+    fields = [field.kind() for field in messages.TABLE[kind].fields]
+    _raises(Net("tor"), "wire-direction", kind, 0, *fields)
 
 
 def test_ping_is_answered_and_the_rest_is_heard():
