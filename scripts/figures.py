@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from avne.netstack import process
+from avne.netstack import confinement as netstack_confinement
 from avne.upstream import confinement, worker
 from avne.upstream.spec import UpstreamSpec
 
@@ -28,7 +28,7 @@ def privileged_lines() -> str:
 
 
 def system_calls() -> Iterator[tuple[str, str]]:
-    netstack = process.policy(router=False, captures=False)
+    netstack = netstack_confinement.policy(router=False, captures=False)
     yield "system calls that the netstack may make", str(len(netstack.allowed))
     for kind, address in (("a unix socket", "/"), ("an address", ("127.0.0.1", 9050))):
         spec = UpstreamSpec("tor", address)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from avne.confine.rules import Policy
 from avne.confine.trials import ALLOWED, KILLED, attempt, trials
 from avne.doctor import FAILS, OK, Line
 from avne.errors import AvneError
-from avne.netstack import process
+from avne.netstack import confinement as netstack_confinement
 from avne.paths import Session, open_session
 from avne.upstream import confinement, worker
 from avne.upstream.router import table
@@ -54,7 +54,7 @@ def show(as_json: bool) -> int:
         )
     proxy = UpstreamSpec("tor", "/")
     policies = {
-        "netstack": process.policy(router=False, captures=False),
+        "netstack": netstack_confinement.policy(router=False, captures=False),
         "worker": worker.policy(confinement.plan([proxy])),
     }
     proofs = [*_proofs(), *(_trial_proof(name, policy) for name, policy in policies.items())]

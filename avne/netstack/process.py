@@ -23,15 +23,14 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from avne.confine import kernel, rules, runtime
+from avne.confine import kernel
 from avne.confine.sandbox import Sandbox, Wish
 from avne.errors import Malformed
-from avne.ipc import control as control_line
-from avne.ipc import lane, streams
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import LEAST_READ, TUN_MTU
-from avne.netstack import lines, link, orphans
+from avne.netstack import orphans
+from avne.netstack.confinement import ROUTER_THREADS, policy
 from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
 from avne.netstack.link import GONE, Packets, Tun
@@ -44,34 +43,10 @@ if TYPE_CHECKING:
     from avne.ipc.channel import Router
     from avne.netstack.capture import Capture
 
-SYSCALLS = ("epoll_wait", "epoll_pwait", "epoll_ctl")
-
-ROUTER_THREADS = 2  # of ZeroMQ: one for its sockets, one that buries them
 _READ = vnet.SIZE + TUN_MTU + 16
 _READS_PER_TURN = 128
 _READS_PER_WRITE = 16  # about what the cache holds, and one write takes
 _DRAIN_REPORT = 0.5  # seconds between two counts of what is still owed
-
-
-def policy(router: bool, captures: bool) -> rules.Policy:
-    """What the process may do: with ZeroMQ's threads for workers elsewhere, and with a file to write."""
-    modules = [
-        runtime.SYSCALLS,
-        control_line.SYSCALLS,
-        lane.SYSCALLS,
-        streams.SYSCALLS,
-        lines.SYSCALLS,
-        link.SYSCALLS,
-    ]
-    if router:
-        from avne.ipc import channel
-
-        modules.append(channel.SYSCALLS)
-    if captures:
-        from avne.netstack import capture
-
-        modules.append(capture.SYSCALLS)
-    return rules.gather("netstack", [*modules, SYSCALLS], runtime.REFUSED)
 
 
 class Process:

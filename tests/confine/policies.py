@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from avne.netstack import process
+from avne.netstack import confinement as netstack_confinement
 from avne.upstream import confinement, worker
 from avne.upstream.kinds import parse
 
@@ -16,11 +16,11 @@ def of_worker(proxy: str, remote: bool = False):
     return worker.policy(confinement.plan([parse(_PROXIES[proxy])], remote))
 
 
-NETSTACK = process.policy(router=False, captures=True)
+NETSTACK = netstack_confinement.policy(router=False, captures=True)
 POLICIES = {
-    "netstack": process.policy(router=False, captures=False),
+    "netstack": netstack_confinement.policy(router=False, captures=False),
     "netstack with a capture": NETSTACK,
-    "netstack with remote workers": process.policy(router=True, captures=True),
+    "netstack with remote workers": netstack_confinement.policy(router=True, captures=True),
     **{f"worker {proxy}": of_worker(proxy) for proxy in _PROXIES},
     "remote worker": of_worker("v4", remote=True),
 }

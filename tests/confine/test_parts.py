@@ -48,7 +48,7 @@ def test_after_the_netstack_s_warm_up_nothing_is_imported_or_opened():
     assert imported == opened == []
     assert declared == {
         "avne.confine.runtime", "avne.ipc.control", "avne.ipc.lane", "avne.ipc.streams",
-        "avne.netstack.lines", "avne.netstack.link", "avne.netstack.process", "avne.netstack.capture",
+        "avne.netstack.lines", "avne.netstack.link", "avne.netstack.confinement", "avne.netstack.capture",
     }, "all of them, and no others, are in its policy"  # fmt: skip
 
 
