@@ -29,6 +29,7 @@ from tests.chaos.guest import SOURCE
 
 SERVED = 10.0  # seconds within which a run that lives has opened a new connection
 GONE = 1.0
+DRAINED = 35.0  # what a program had sent is handed on after its end, for 30 s at the most
 
 
 class Tally:
@@ -97,7 +98,8 @@ class Storm:
             self.tally.acts[act.name] += 1
         began = time.monotonic()
         if act.after == "ends":
-            self._gone(everything, act, GONE if act.name == "kill supervisor" else SERVED)
+            bounds = {"kill supervisor": GONE, "kill program": DRAINED}
+            self._gone(everything, act, bounds.get(act.name, SERVED))
             return None
         while time.monotonic() - began < SERVED:
             now = self._state(run)

@@ -20,7 +20,8 @@ ends leaves nothing.
 The death of the supervisor, the environment's init, its guard, or the program ends a run. A netstack or a
 worker that dies is replaced; the sixth death within a minute ends the run as well. A stop lasts up to
 3 s, and is what a suspended machine is to a process: its clocks jump. (The machine's own clock is not
-touched.)
+touched.) What a killed program had sent is handed on for 30 s at the most: the one run of the table that was
+not gone after 10 s did that. The bound of the test is 35 s since.
 """
 
 
