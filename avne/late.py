@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Modules that are imported when something of them is first needed.
 
-A library that a start does not need would delay it.  Its process loads it in its first pause, or the first
-use does.
+A library that a process may not need would delay its start.
 """
 
 from __future__ import annotations
