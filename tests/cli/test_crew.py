@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from avne.cli import isolation
 from avne.cli.routing import parse
 from avne.cli.workers import number
 from avne.config import load, redacted
@@ -205,7 +206,8 @@ def test_what_cannot_be_a_pool():
 
 def test_a_run_is_one_at_all_its_tors():
     """Each instance compares it by itself (IsolateSOCKSAuth)."""
-    routing = parse(load({"upstream": "tor://h:1,tor://h:2"})).completed(None)
+    config = load({"upstream": "tor://h:1,tor://h:2"})
+    routing = parse(config).completed(None, isolation.credentials(config))
     assert len({spec.username for spec in routing.pool}) == 1
     assert all(spec.username for spec in routing.pool)
 
