@@ -5,6 +5,6 @@ from __future__ import annotations
 
 import sys
 
-from avne.cli.main import main
+from avne.cli.entry import main
 
 sys.exit(main())

@@ -14,7 +14,7 @@ import signal
 from pathlib import Path
 
 from avne.cli import meta, target
-from avne.cli.children import settle_descriptors
+from avne.cli.start import settle_descriptors
 from avne.cli.console import Console
 from avne.cli.doors import ATTACH
 from avne.cli.environment import program_environment

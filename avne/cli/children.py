@@ -14,52 +14,18 @@ import os
 import select
 import signal
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from avne.cli.loop import Loop
+from avne.cli.start import Started
 from avne.errors import AvneError
 from avne.ipc.control import Control
 from avne.log import Log
-from avne.spawn import child_environment, python, spawn
 
 P = TypeVar("P", bound="Part")
 
-NETSTACK = "avne.netstack.process"
-WORKER = "avne.upstream.worker"
-
-_CONTROL_FD = 3
 _LINE = 1000  # bytes of a line without an end that are waited for
 LINGER = 1.0  # seconds a part may take to end after its line was closed
-
-
-class Started(NamedTuple):
-    """A process of ours that knows nothing yet: it waits for its configuration."""
-
-    control: Control
-    pid: int
-    output: int  # the pipe of what it writes
-
-
-def start(module: str) -> Started:
-    """Raises `AvneError`."""
-    control, theirs = Control.pair()
-    output, write_end = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(output, False)
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fds = {0: null, 1: write_end, 2: write_end, _CONTROL_FD: theirs.fileno()}
-        pid = spawn(python(module, str(_CONTROL_FD)), fds, child_environment(), session=True)
-    except OSError as error:
-        control.close()
-        os.close(output)
-        raise AvneError(
-            f"cannot start {module}: {os.strerror(error.errno or 0)}", "Look at the limits: ulimit -a"
-        ) from error
-    finally:
-        theirs.close()
-        os.close(write_end)
-        os.close(null)
-    return Started(control, pid, output)
 
 
 class Part:
@@ -78,7 +44,8 @@ class Part:
         self.failed: AvneError | None = None
         self.last_words = ""
         self._partial = b""
-        self.control, self.pid, self.output = started
+        control, self.pid, self.output = started
+        self.control = Control(control)
 
     def lines(self) -> list[str]:
         """The complete lines that it has written since the last call."""
@@ -113,19 +80,6 @@ class Part:
             lines += self.lines()
         os.close(self.output)
         return os.waitstatus_to_exitcode(status), lines
-
-
-def settle_descriptors() -> None:
-    """Open 0 to 2 where they are closed, so that nothing of ours takes their place, and keep what
-    our caller left open beyond them from avne's processes; the helper closes it for the program.
-    """
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # listdir's own
-            if int(name) > 2:
-                os.set_inheritable(int(name), False)
 
 
 def _wait(pid: int, within: float) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
-from typing import Self
+from typing import TYPE_CHECKING
 
-from avne.cli.children import NETSTACK, WORKER, Started, settle_descriptors, start
-from avne.cli.signals import inherited
+from avne.cli.start import NETSTACK, WORKER, Started, settle_descriptors, start
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class Early:
@@ -18,11 +19,17 @@ class Early:
     def __init__(self) -> None:
         """Raises `AvneError`."""
         gc.disable()  # a start drops nothing
-        self.inherited = inherited()
         settle_descriptors()
         self._waiting: dict[str, Started] = {}
-        for module in (NETSTACK, WORKER):  # the first takes longest
-            self._waiting[module] = start(module)
+        try:
+            for module in (NETSTACK, WORKER):  # the first takes longest
+                self._waiting[module] = start(module)
+        except BaseException:
+            self.__exit__()
+            raise
+        from avne.cli.signals import inherited
+
+        self.inherited = inherited()
 
     def take(self, module: str) -> Started:
         """One of them, or a new one."""
@@ -34,7 +41,7 @@ class Early:
     def __exit__(self, *_: object) -> None:
         for control, pid, output in self._waiting.values():
             control.close()
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, 9)  # they have done nothing yet
             os.waitpid(pid, 0)
             os.close(output)
         self._waiting.clear()

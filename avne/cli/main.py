@@ -14,10 +14,13 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from avne.config import KEYS, option
 from avne.errors import EXIT_AVNE, EXIT_USAGE, AvneError
+
+if TYPE_CHECKING:
+    from avne.cli.early import Early
 
 _RUN_EXAMPLES = """\
 Examples:
@@ -76,10 +79,13 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The entry point: gives the exit code, and shows every error as its problem and cure."""
+def main(arguments: list[str] | None = None, early: Early | None = None) -> int:
+    """The command: gives the exit code, and shows every error as its problem and cure.
+
+    `early`: what the entry point has started already.
+    """
     try:
-        return _dispatch(sys.argv[1:] if arguments is None else arguments)
+        return _dispatch(sys.argv[1:] if arguments is None else arguments, early)
     except AvneError as error:
         from avne.cli.console import Console
 
@@ -97,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_AVNE
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _dispatch(arguments: list[str], early: Early | None) -> int:
     if not arguments:
         sys.stderr.write(short_help())
         return EXIT_USAGE
@@ -116,7 +122,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise _unknown(name)
     command = COMMANDS[name]
-    options = parser_of(name).parse_args(rest)
+    options = parser_of(name).parse_args(rest, argparse.Namespace(early=early))
     if name not in ("run", "attach"):  # those hand on what they inherited
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # avne config | head
     return command.handle(options)
@@ -229,11 +235,10 @@ def _rule_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from avne.cli.early import Early
-
-    early = Early()
     from avne.cli.openings import Options
     from avne.cli.run import More, run
 
+    early = options.early or Early()
     program = options.program
     if program[:1] == ["--"]:
         program = program[1:]

@@ -20,7 +20,8 @@ import struct
 from collections import Counter
 from typing import Final, NoReturn
 
-from avne.cli.children import Part, settle_descriptors
+from avne.cli.children import Part
+from avne.cli.start import settle_descriptors
 from avne.confine.sandbox import become_unprivileged
 from avne.errors import AvneError
 from avne.ipc.control import Control

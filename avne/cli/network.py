@@ -9,6 +9,8 @@ connections by itself, and resets those that it does not know; those that only w
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import os
 import time
@@ -16,7 +18,8 @@ from typing import Any, Protocol
 
 import msgpack
 
-from avne.cli.children import NETSTACK, WORKER, Part, Parts, died_early
+from avne.cli.children import Part, Parts, died_early
+from avne.cli.start import NETSTACK, WORKER
 from avne.cli.connections import Sockets
 from avne.cli.doors import Answer
 from avne.cli.job import Job
@@ -29,6 +32,7 @@ from avne.log import Log
 from avne.privileged import launch
 
 STARTING, LASTING, ENDING = range(3)
+_TUNSETPERSIST = 0x400454CB  # <linux/if_tun.h>
 _KEYS_AT_ONCE = 500  # of at most 36 bytes, in a message
 
 
@@ -156,10 +160,17 @@ class Network:
             self._reloads = True
             self._netstack.kill()
 
-    def close(self) -> None:
-        """Give the tun back: where nobody else has it the device is gone.  The parts end with `Parts.end`."""
+    def close(self, deserted: bool = False) -> None:
+        """Give the tun back: where nobody else has it the device is gone.  The parts end with `Parts.end`.
+
+        `deserted`: nobody is left in the environment.  Then the end of its namespace takes the device, and
+        nobody has to wait for that.
+        """
         self.phase = ENDING
         if self._tun:
+            if deserted:
+                with contextlib.suppress(OSError):  # a packet socket
+                    fcntl.ioctl(self._tun.fd, _TUNSETPERSIST, 1)
             os.close(self._tun.fd)
             self._tun = None
             self._sockets.close()

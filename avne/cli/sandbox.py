@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from avne.cli.children import LINGER, NETSTACK, WORKER, Part, start
+from avne.cli.children import LINGER, Part
+from avne.cli.start import NETSTACK, WORKER, start
 from avne.cli.doctor import report
 from avne.cli.workers import Worker
 from avne.confine import rules

@@ -125,7 +125,6 @@ class Supervisor:
             self._console.phase(f"environment made{launch.instead_of_tun(event)}")
             self._network.give_tun(event, self._environment.init)
             self._go_when_ready()
-            import avne.cli.meta  # noqa: F401 (3 ms, while the others are waited for anyway)
         elif isinstance(event, launch.Started):
             self._console.phase(f"started {self._job.argv[0]}")
             self._lasted = -time.monotonic()
@@ -334,4 +333,4 @@ class Supervisor:
         if self._environment:
             self._environment.close()
         self._parts.end()
-        self._network.close()
+        self._network.close(deserted=True)

@@ -14,7 +14,8 @@ import os
 import socket
 from typing import Any
 
-from avne.cli.children import Part, Started
+from avne.cli.children import Part
+from avne.cli.start import Started
 from avne.errors import AvneError
 from avne.ipc.control import Control
 from avne.upstream.spec import UpstreamSpec

@@ -9,6 +9,8 @@ from typing import Final
 
 from avne.confine.rules import call, one_of, with_all, without
 
+DESCRIPTORS: Final = "/fd"  # where a part finds its own, if it wishes so (sandbox.py)
+
 PROT_EXEC: Final = 0x4
 FIONBIO: Final = 0x5421  # asm-generic/ioctls.h
 

@@ -44,7 +44,6 @@ from avne.confine.kernel import (
 )  # fmt: skip
 from avne.confine.rules import Policy
 
-DESCRIPTORS: Final = "/fd"  # where a part with `Wish.descriptors` finds them
 SYSTEM_USER: Final = "avne"
 _SPARE_IDS: Final = range(
     61180, 61000, -1
@@ -60,7 +59,7 @@ class Wish(NamedTuple):
 
     network: bool = False  # the host's, for a worker whose proxy is reached by TCP
     files: bool = False  # those of the host as well, for one that looks up its proxy's name
-    descriptors: bool = False  # DESCRIPTORS, whose links lead to what its own descriptors are
+    descriptors: bool = False  # runtime.DESCRIPTORS, whose links lead to what its own descriptors are
     ports: tuple[int, ...] | None = ()  # to connect to by TCP, where there is a network; None for any
     file_size: bool = False  # may write files that it was given
     drops_root: bool = True  # becomes an unprivileged user if it is root

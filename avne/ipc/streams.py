@@ -235,9 +235,14 @@ class Streams:
                     self._write(stream)
                 self._settle(stream)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to do at once."""
+        return bool(self._ready or self._due or self.closing)
+
     def poll_at(self) -> float:
         """When a turn is due; in the past while there is something to do."""
-        if self._ready or self._due or self.closing:
+        if self.waiting:
             return self.now
         return min(self._tick_at, self._resume_at) if self._quiet or self._lingering else self._resume_at
 

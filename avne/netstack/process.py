@@ -47,6 +47,10 @@ _READ = vnet.SIZE + TUN_MTU + 16
 _READS_PER_TURN = 128
 _READS_PER_WRITE = 16  # about what the cache holds, and one write takes
 _DRAIN_REPORT = 0.5  # seconds between two counts of what is still owed
+# Seconds by which a timer may be late while there is something else to do: to find out which comes next
+# would cost as much as a packet.  RTO_MIN is ten times as long.
+_SLACK = 0.02
+_ACK_DELAY = 0.001  # the least that epoll_wait(2) can wait; RFC 9293 §3.8.6.3 allows 0.5 s
 
 
 class Process:
@@ -141,9 +145,18 @@ class Process:
         lines = self._lines
         packets, messages = stack.packets, stack.upstreams.messages
         questions = stack.owners.questions
+        look_at = 0.0  # when to look at the timers
+        hold_until = 0.0
+        ready: list[tuple[int, int]] = []
         while not self._ended:
-            due = self._due()
-            timeout = max(0.0, due - monotonic()) if due else 0.0
+            if self._tun_more or streams.waiting or not lines.idle():
+                timeout = 0.0
+            elif stack.held:
+                timeout = _ACK_DELAY
+            elif ready:
+                timeout = _SLACK
+            else:
+                timeout = max(0.0, self._due() - monotonic())
             if self._capture and timeout:
                 self.flush_capture()
             ready = poll(timeout)
@@ -161,12 +174,17 @@ class Process:
                 self._read_tun(now)
             if lines.check_router:
                 self._handle(lines.receive(), now)
+            if messages:
+                self._write_workers(now)  # they go on while we do the rest
             stack.push(now)
             streams.take_turn()
-            if due <= now:
+            if now >= look_at or not ready:
+                look_at = now + _SLACK
                 streams.handle_timer()
                 stack.handle_timer(now)
-            stack.flush(now)
+            if not stack.held:
+                hold_until = now + _ACK_DELAY
+            stack.flush(now, bool(ready) and now < hold_until)
             if stack.upstreams.leaving:
                 stack.upstreams.let_go()
             if messages:
@@ -181,9 +199,7 @@ class Process:
                 self._report_owing()
 
     def _due(self) -> float:
-        """When the next turn is due at the latest; 0 for at once."""
-        if self._tun_more or not self._lines.idle():
-            return 0.0
+        """When the next turn is due at the latest, if nothing comes."""
         due = self._streams.poll_at()
         if (stack := self._stack.poll_at()) is not None:
             due = min(due, stack)

@@ -73,6 +73,7 @@ class Stack:
         self._secret = token(16)
         self._reopened = (b"", 0)  # the connection that was replaced last, and its SND.NXT
         self._dirty: dict[Connection, None] = {}
+        self.held: dict[Connection, None] = {}  # which owe an ACK that may wait
         self._dirty_flows: dict[Flow, None] = {}
         self._deadlines: list[tuple[float, int, Connection]] = []
         self._serial = 0
@@ -329,13 +330,20 @@ class Stack:
         if self.port53.resolver.commands:
             self.port53.flush(now)
 
-    def flush(self, now: float) -> None:
-        """The end of a turn: what is left to push; data, windows and ACKs to the guest."""
+    def flush(self, now: float, hold: bool = False) -> None:
+        """The end of a turn: what is left to push; data, windows and ACKs to the guest.
+
+        With `hold` those ACKs that may wait are left in `held`, for a millisecond at most.
+        """
         self.push(now)
-        dirty = self._dirty
+        dirty, held = self._dirty, self.held
+        if held and not hold:
+            dirty |= held
+            held.clear()
         while dirty:
             connection, _ = dirty.popitem()
-            output.flush(connection, now)
+            if output.flush(connection, now, hold):
+                held[connection] = None
 
     # ---- what connections and flows call ------------------------------------------------
 

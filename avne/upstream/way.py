@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from avne.confine.sandbox import DESCRIPTORS
+from avne.confine.runtime import DESCRIPTORS
 
 PATIENCE: Final = 2.0  # seconds the supervisor has to answer
 

@@ -145,7 +145,7 @@ def test_who_asks_before_the_program_has_started_waits_for_it(avne, start, envir
     until = time.monotonic() + 20
     while not (found := list(Path(runtime).glob("avne/*/attach"))):
         assert time.monotonic() < until
-    assert not (found[0].parent / "meta.json").exists(), "the test came too late to show anything"
+    assert not (found[0].parent / "meta").exists(), "the test came too late to show anything"
     assert avne("attach", "early", "echo", "hi").stdout == "hi\n"
     assert process.stdout.readline() == "up\n"
 
@@ -269,10 +269,10 @@ def test_ps_shows_a_table_and_no_secrets(avne, start, runtime, socks):
     assert (name, pid, mode, program) == ("one", str(process.pid), "root", "sh")
     assert re.fullmatch(r"\d+s", old)
     assert "secret" not in upstream
-    meta = Path(f"{runtime}/avne/{number}/meta.json")
+    meta = Path(f"{runtime}/avne/{number}/meta")
     assert stat.S_IMODE(meta.stat().st_mode) == 0o600
-    assert "secret" not in meta.read_text()
-    assert "argument" not in meta.read_text()
+    assert b"secret" not in meta.read_bytes()
+    assert b"argument" not in meta.read_bytes()
     (about,) = listed(avne)
     assert about["supervisor"] == process.pid
     assert about["started"] == pytest.approx(time.time(), abs=60)

@@ -42,7 +42,7 @@ def start(monkeypatch):
 
     def start(code):
         argv = [sys.executable, "-c", f"import sys; sys.path.insert(0, {os.getcwd()!r})\n{code}"]
-        monkeypatch.setattr(children, "python", lambda module, *arguments: argv)
+        monkeypatch.setattr(start, "python", lambda module, *arguments: argv)
         part = Part("the test part", "test", children.start("ignored"))
         started.append(part.pid)
         return part
@@ -161,7 +161,7 @@ def test_a_line_without_end_is_not_waited_for_for_ever(start):
 
 
 def test_a_part_that_cannot_be_started_is_an_error_with_a_cure(monkeypatch):
-    monkeypatch.setattr(children, "python", lambda module, *arguments: ["/nowhere/python"])
+    monkeypatch.setattr(start, "python", lambda module, *arguments: ["/nowhere/python"])
     with pytest.raises(AvneError, match=r"cannot start avne\.module: No such file or directory"):
         children.start("avne.module")
 

@@ -8,7 +8,7 @@ SYN for no connection becomes one there (§3.10.7.2, LISTEN).
 from __future__ import annotations
 
 from avne.netstack.tcp import output, seq, state
-from avne.netstack.tcp.connection import NOTHING, Connection, Timer
+from avne.netstack.tcp.connection import ACK_MAY_WAIT, NOTHING, Connection, Timer
 from avne.netstack.tcp.reassembly import Reassembly
 from avne.netstack.wire import tcp as wire
 from avne.netstack.wire.tcp import ACK, FIN, RST, SYN, Segment
@@ -50,10 +50,10 @@ def segment(c: Connection, seg: Segment, now: float) -> None:
 def next_segment(c: Connection, seg: Segment, now: float) -> None:
     """`segment`, of one that `is_next`."""
     # The ACK is sent at the end of the turn, for all segments of it (MUST-58, MUST-59), and so at
-    # once (MUST-40).
+    # once (MUST-40), but for the first that is not full-sized: an answer may be about to carry it.
     if _check_ack(c, seg, now) and seg.payload:
+        c.ack_now = ACK_MAY_WAIT if not c.ack_now and len(seg.payload) < c.gso_size else 1
         _deliver(c, seg.payload, now)
-        c.ack_now = True
         c.link.wake(c)
 
 
@@ -92,7 +92,7 @@ def _syn_sent(c: Connection, seg: Segment, now: float) -> None:
     c.take_syn_options(seg)
     if acceptable:
         _acknowledge(c, seg.ack, now)
-        c.ack_now = True
+        c.ack_now = 1
         c.established(seg, now)
     else:
         # Simultaneous open: "MUST support simultaneous open attempts" (MUST-10).
@@ -115,7 +115,7 @@ def _other_states(c: Connection, seg: Segment, now: float) -> None:
             # SYN-ACK of a simultaneous open.
             if c.state is state.TIME_WAIT and seg.flags & FIN:
                 c.start_timer(Timer.TIME_WAIT, now + TIME_WAIT_SECONDS)
-            c.ack_now = True
+            c.ack_now = 1
             c.link.wake(c)
         return
     # Second, check the RST bit, whatever the window (MUST-66) and the text (SHLD-2).
@@ -195,7 +195,7 @@ def _check_ack(c: Connection, seg: Segment, now: float) -> bool:
     if advance > (c.snd_nxt - c.snd_una) & MASK:
         if seq.lt(c.snd_una, ack):
             # "If the ACK acks something not yet sent, then send an ACK, drop the segment" (MAY-12).
-            c.ack_now = True
+            c.ack_now = 1
             c.link.wake(c)
             return False
         # RFC 5961 §5.2: an ACK older than MAX.SND.WND is a blind injection.
@@ -301,7 +301,7 @@ def _text(c: Connection, seg: Segment, now: float) -> None:
     """ "Seventh, process the segment text"; only in the states that receive."""
     if c.state not in state.RECEIVING:
         return
-    c.ack_now = True
+    c.ack_now = 1
     c.link.wake(c)
     if seg.seq != c.rcv_nxt:
         if c.reassembly is None:
@@ -323,7 +323,7 @@ def _text(c: Connection, seg: Segment, now: float) -> None:
 
 def _fin(c: Connection, at: int, now: float) -> None:
     """ "Eighth, check the FIN bit": `at` is the FIN's sequence number."""
-    c.ack_now = True
+    c.ack_now = c.ack_now or (ACK_MAY_WAIT if at == c.rcv_nxt else 1)  # for the FIN of the other side
     c.link.wake(c)
     if at != c.rcv_nxt:
         if c.state in state.RECEIVING:

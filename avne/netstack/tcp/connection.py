@@ -38,6 +38,8 @@ INFINITE: Final = float("inf")
 NOTHING: Final[deque[Any]] = deque()  # every queue that is empty: one of its own takes 760 bytes
 WINDOW_SCALE: Final = 8
 RESET_GRACE: Final = 1.0  # seconds
+# An ACK that `ack_now` stands for may wait for something that goes the same way (RFC 9293 §3.8.6.3).
+ACK_MAY_WAIT: Final = 2
 MAX_CRUMBS: Final = 64  # unsent pieces of less than 1 KiB on average
 
 
@@ -143,7 +145,8 @@ class Connection:
         self.inflight: deque[Sent] = NOTHING
         self.reassembly: Reassembly | None = None
         self.fin_queued = self.fin_sent = self.fin_received = False
-        self.ack_now = self.syn_ack_sent = False
+        self.ack_now = 0  # true where an ACK is owed: it may wait, or goes with this turn
+        self.syn_ack_sent = False
         self.rst_by: float | None = None  # a RST follows what is queued, at this time at the latest,
         self.rst_una = 0  # unless the guest has acknowledged more than this meanwhile
         self.passive = True  # how it was opened (RFC 9293 §3.5, MUST-11)
@@ -329,7 +332,7 @@ class Connection:
         header = self.template.build(
             start, self.rcv_nxt, flags, self.window_field(scaled), length, gso, options
         )
-        self.ack_now = False
+        self.ack_now = 0
         self.link.packets.append((header, *payload))
 
     def emit_ack(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from avne.limits import MAX_BURST
 from avne.netstack.tcp import seq, state
-from avne.netstack.tcp.connection import NOTHING, WINDOW_SCALE, Connection, Packet, Sent, Timer
+from avne.netstack.tcp.connection import ACK_MAY_WAIT, NOTHING, WINDOW_SCALE, Connection, Packet, Sent, Timer
 from avne.netstack.wire import tcp as wire
 from avne.netstack.wire.tcp import ACK, FIN, PSH, SYN
 
@@ -24,11 +24,11 @@ MAX_IN_FLIGHT = 64
 _MAX_PIECES = 64  # of one segment's payload: writev(2) takes no more than 1024
 
 
-def flush(c: Connection, now: float) -> None:
+def flush(c: Connection, now: float, hold: bool) -> bool:
     """Send what this turn has made possible; the connection's one output per turn of the loop.
 
-    At most one ACK for all that the turn has brought: delayed (SHLD-18), but by no timer, and so never
-    for longer than the segments that wait together in the tun's ring (SHLD-19).
+    At most one ACK for all that the turn has brought (SHLD-18).  One that may wait (`ACK_MAY_WAIT`) does so
+    with `hold`, and true is given: the caller flushes it again soon, without `hold` (SHLD-19).
     """
     st = c.state
     if st is state.SYN_RECEIVED:
@@ -36,13 +36,13 @@ def flush(c: Connection, now: float) -> None:
             _send_syn(c, SYN | ACK, now)
         elif c.ack_now:
             c.emit_ack()
-        return
+        return False
     if st is state.SYN_SENT:
         if not c.syn_ack_sent:
             _send_syn(c, SYN, now)
-        return
+        return False
     if st is state.PARKED or st is state.CLOSED:
-        return
+        return False
     if c.unsent:
         _send_data(c, now)
     if c.fin_queued and not c.fin_sent and not c.unsent:
@@ -50,10 +50,13 @@ def flush(c: Connection, now: float) -> None:
     if c.rst_by is not None:
         if not c.unsent:
             c.abort(now)
-            return
+            return False
         c.start_timer(c.timer, min(c.deadline, c.rst_by))
     if c.ack_now or _window_opened(c):
+        if hold and c.ack_now == ACK_MAY_WAIT:
+            return True
         c.emit_ack()
+    return False
 
 
 def _send_syn(c: Connection, flags: int, now: float) -> None:
