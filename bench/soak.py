@@ -21,7 +21,7 @@ from bench.processes import BenchError, memory_kib
 from bench.tools import Tool
 
 GROWTH = 1.02  # of the last quarter's median to the first one's after the warm-up
-_FLOOR = 64  # KiB: a proportional share moves by that much when another process maps the same library, or unmaps it
+_FLOOR = 64  # KiB: so much a share of a library moves when another process maps it, or unmaps it
 _WARM_UP = 0.2
 _CYCLE = (
     f"down {WORLD_IP} {DATA_PORT} {64 << 20} 8 700",

@@ -14,12 +14,12 @@ import signal
 from pathlib import Path
 
 from avne.cli import meta, target
-from avne.cli.start import settle_descriptors
 from avne.cli.console import Console
 from avne.cli.doors import ATTACH
 from avne.cli.environment import program_environment
 from avne.cli.relay import Relay
 from avne.cli.signals import ENDING, TERMINAL, Inherited, Interrupted, Signals, die_of, inherited
+from avne.cli.start import settle_descriptors
 from avne.config import load
 from avne.errors import AvneError
 from avne.paths import Live, live_sessions

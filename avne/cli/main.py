@@ -11,6 +11,7 @@ Exit codes: those of the command; 125 where ``avne run`` or the choice of a comm
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -50,6 +51,24 @@ class _Parser(argparse.ArgumentParser):
         raise AvneError(message, f"See: {self.prog} --help", self.usage_exit)
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """argparse makes one for each option: it need not load shutil (5 ms) to find the terminal's width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """As shutil.get_terminal_size finds them."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdigit() and int(said):
+        return int(said)
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
+
+
 class _ShortHelp(argparse.Action):
     """``-h``: the usage and the examples; ``--help`` has everything."""
 
@@ -68,7 +87,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         usage=f"avne {name} {command.synopsis}",
         description=f"{command.help[0].upper()}{command.help[1:]}.",
         epilog=command.examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         add_help=False,
         allow_abbrev=False,
     )

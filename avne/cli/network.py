@@ -19,12 +19,12 @@ from typing import Any, Protocol
 import msgpack
 
 from avne.cli.children import Part, Parts, died_early
-from avne.cli.start import NETSTACK, WORKER
 from avne.cli.connections import Sockets
 from avne.cli.doors import Answer
 from avne.cli.job import Job
 from avne.cli.loop import Loop
 from avne.cli.programs import Programs
+from avne.cli.start import NETSTACK, WORKER
 from avne.cli.workers import MAX_CRASHES, Restarts, Slot, Worker, hopeless
 from avne.config import MAX_WORKERS
 from avne.errors import AvneError

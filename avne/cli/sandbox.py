@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from avne.cli.children import LINGER, Part
-from avne.cli.start import NETSTACK, WORKER, start
 from avne.cli.doctor import report
+from avne.cli.start import NETSTACK, WORKER, start
 from avne.cli.workers import Worker
 from avne.confine import rules
 from avne.confine.calls import this_machine

@@ -24,7 +24,7 @@ MAX_IN_FLIGHT = 64
 _MAX_PIECES = 64  # of one segment's payload: writev(2) takes no more than 1024
 
 
-def flush(c: Connection, now: float, hold: bool) -> bool:
+def flush(c: Connection, now: float, hold: bool = False) -> bool:
     """Send what this turn has made possible; the connection's one output per turn of the loop.
 
     At most one ACK for all that the turn has brought (SHLD-18).  One that may wait (`ACK_MAY_WAIT`) does so
