@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -12,7 +13,7 @@ from typing import Final
 
 from avne.confine.runtime import SENDTO
 from avne.ipc.messages import Code
-from avne.upstream.base import Negotiation, OpenError, Upstream
+from avne.upstream.base import Acquaintance, Negotiation, OpenError, Upstream
 from avne.upstream.proxy import CONNECT_TIMEOUT, PEEK, REPLY_TIMEOUT
 
 _ANSWER: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -21,23 +22,24 @@ _EVENTS: Final = _ANSWER | select.EPOLLOUT
 SYSCALLS: Final = (SENDTO, "recvfrom", "epoll_ctl", "close")
 
 Done = Callable[[socket.socket | OpenError], None]
+Make = Callable[[], Negotiation | None]
 
 
 class Opening:
     """One of them; `cancel` makes it end without a word."""
 
-    __slots__ = ("_owner", "connected", "deadline", "dialogue", "done", "sock", "unsent")
+    __slots__ = ("_owner", "again", "connected", "deadline", "dialogue", "done", "sock", "unsent")
 
-    def __init__(
-        self, owner: Negotiations, sock: socket.socket, dialogue: Negotiation, done: Done, deadline: float
-    ) -> None:
+    def __init__(self, owner: Negotiations, dialogue: Negotiation, done: Done, deadline: float) -> None:
         self._owner = owner
-        self.sock = sock
+        self.sock: socket.socket
         self.dialogue = dialogue
         self.done = done
         self.deadline = deadline
         self.connected = False
         self.unsent = dialogue.output
+        # While its connection is an older one, of which nothing has been heard: another beginning.
+        self.again: Make | None = None
 
     def speak(self) -> None:
         """Send, if it is connected.  Raises OSError."""
@@ -54,41 +56,98 @@ class Opening:
 class Negotiations:
     """Shares the worker's epoll.
 
-    Sockets to be closed are put into `closing`, for the end of the turn.
+    Sockets to be closed are put into `closing`, for the end of the turn.  With `spare` one connection to the
+    proxy, on which what comes before any destination has been said, is made ahead of its use: while
+    something else is waited for, or nothing.
     """
 
-    def __init__(self, epoll: select.epoll, upstream: Upstream, closing: list[socket.socket]) -> None:
+    def __init__(
+        self, epoll: select.epoll, upstream: Upstream, closing: list[socket.socket], spare: bool = False
+    ) -> None:
         self.closing = closing
         self._epoll = epoll
         self._upstream = upstream
         self._by_fd: dict[int, Opening] = {}
         self._due = float("inf")  # no deadline is earlier
+        self._keeps_spare = spare and upstream.acquaintance() is not None
+        self._spare: tuple[socket.socket, Acquaintance] | None = None
+        self.wants_spare = False
 
-    def start(self, dialogue: Negotiation, done: Done) -> Opening | None:
-        """Begin one; `done` gets the connection or the error, possibly before this returns.
+    def start(self, make: Make, done: Done) -> Opening | None:
+        """Begin what `make` gives, for which it is called anew where a second try is needed.
 
-        None, and no more, where a thread has to wait for the proxy.  Raises `OpenError`.
+        `done` gets the connection or the error, possibly before this returns.  None, and no more, where a
+        thread has to wait for the proxy.  Raises `OpenError`.
         """
-        try:
-            sock = self._upstream.knock()
-        except BlockingIOError:
+        dialogue = make()
+        if dialogue is None:
             return None
-        except OSError as error:
-            raise OpenError(Code.UPSTREAM_DOWN, error.strerror or "failed") from None
-        opening = Opening(self, sock, dialogue, done, time.monotonic() + CONNECT_TIMEOUT)
+        opening = Opening(self, dialogue, done, time.monotonic() + CONNECT_TIMEOUT)
+        if self._keeps_spare:
+            spare, self._spare = self._spare, None
+            self.wants_spare = True
+            if spare is not None and self._take(opening, *spare):
+                opening.again = make
+        return opening if self._begin(opening) else None
+
+    def make_spare(self) -> None:
+        """One for the next `start`.  Its failure is nobody's."""
+        self.wants_spare = False
+        if self._spare is not None or (greeting := self._upstream.acquaintance()) is None:
+            return
+
+        def done(result: socket.socket | OpenError) -> None:
+            if not isinstance(result, OpenError):
+                self._drop_spare()
+                self._spare = result, greeting
+
+        with contextlib.suppress(OpenError):
+            self._begin(Opening(self, greeting, done, time.monotonic() + CONNECT_TIMEOUT))
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self.closing.append(self._spare[0])
+            self._spare = None
+
+    def _take(self, opening: Opening, sock: socket.socket, greeting: Acquaintance) -> bool:
+        """Whether `opening` goes on with a connection that was made before."""
+        try:
+            sock.recv(1, socket.MSG_PEEK)  # its end, or a word that nobody has asked for
+        except BlockingIOError:
+            if opening.unsent == greeting.said:
+                opening.dialogue.receive(greeting.heard)
+                opening.unsent = opening.dialogue.output
+                opening.sock = sock
+                return True
+        except OSError:
+            pass
+        self.closing.append(sock)
+        return False
+
+    def _begin(self, opening: Opening) -> bool:
+        """False, and nothing done, where a thread has to wait for the proxy.  Raises `OpenError`."""
+        if opening.again is None:
+            try:
+                opening.sock = self._upstream.knock()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise OpenError(Code.UPSTREAM_DOWN, error.strerror or "failed") from None
+        sock = opening.sock
+        self._due = min(self._due, opening.deadline)
+        self._by_fd[sock.fileno()] = opening
         try:
             opening.speak()  # a proxy of this machine is connected already
         except BlockingIOError:
             pass
         except OSError as error:
+            self._epoll.register(sock.fileno(), _EVENTS)
             self._fail(opening, OpenError(Code.UPSTREAM_DOWN, error.strerror or "failed"))
-            return opening
-        self._due = min(self._due, opening.deadline)
-        self._by_fd[sock.fileno()] = opening
+            return True
         self._epoll.register(sock.fileno(), _ANSWER if opening.connected and not opening.unsent else _EVENTS)
-        if opening.connected and dialogue.done:  # one that says nothing
+        if opening.connected and opening.dialogue.done:  # one that says nothing
             self._proceed(opening)
-        return opening
+        return True
 
     def forget(self, opening: Opening) -> None:
         """It is over, one way or another."""
@@ -111,6 +170,7 @@ class Negotiations:
         if now < self._due:
             return
         for opening in [one for one in self._by_fd.values() if one.deadline <= now]:
+            opening.again = None  # it has waited for long enough
             code = Code.UPSTREAM_TIMEOUT if opening.connected else Code.UPSTREAM_DOWN
             self._fail(opening, OpenError(code, "it did not answer in time"))
         self._due = min((one.deadline for one in self._by_fd.values()), default=float("inf"))
@@ -125,8 +185,10 @@ class Negotiations:
                 if opening.unsent:
                     opening.speak()
                     continue
-                taken = dialogue.receive(sock.recv(PEEK, socket.MSG_PEEK))
-                sock.recv(taken)
+                data = sock.recv(PEEK, socket.MSG_PEEK)
+                if data:
+                    opening.again = None
+                sock.recv(dialogue.receive(data))
                 opening.unsent = dialogue.output
         except BlockingIOError:
             return
@@ -140,4 +202,14 @@ class Negotiations:
 
     def _fail(self, opening: Opening, error: OpenError) -> None:
         opening.cancel()
+        again, opening.again = opening.again, None
+        if again is not None:  # the proxy has had enough of waiting for us, or has been started again
+            try:
+                if (dialogue := again()) is not None:
+                    opening.dialogue, opening.unsent = dialogue, dialogue.output
+                    opening.connected = False
+                    if self._begin(opening):
+                        return
+            except OpenError as other:
+                error = other
         opening.done(error)

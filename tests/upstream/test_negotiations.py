@@ -34,9 +34,7 @@ class Loop:
         self.results: list[Result] = []
 
     def start(self, host: str = "host.test"):
-        dialogue = self.upstream.dialogue(host, 80)
-        assert dialogue is not None
-        return self.negotiations.start(dialogue, self.results.append)
+        return self.negotiations.start(lambda: self.upstream.dialogue(host, 80), self.results.append)
 
     def result(self) -> Result:
         until = time.monotonic() + 10
