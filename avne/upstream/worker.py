@@ -57,6 +57,7 @@ _MODULES: Final = (
 ZMQ_THREADS: Final = 2  # one for its sockets, one that buries them
 STATS_INTERVAL: Final = 1.0
 DRAIN_BOUND: Final = 30.0  # for all flows together
+_SLACK: Final = 0.02  # seconds by which a timer may be late while there is something else to do
 
 
 def policy(plan: confinement.Plan) -> Policy:
@@ -120,22 +121,27 @@ class Worker:
         about = messages.WIRE_VERSION, default.spec.label()[:32], int(self._routes.capabilities)
         self._uplink.send(encode(messages.HELLO, 0, *about))
         self._pool.submit(default.check, self._on_checked)
+        streams, uplink, poll = self._streams, self._uplink, self._epoll.poll
+        look_at = 0.0  # when to look at the timers
+        events: list[tuple[int, int]] = []
         while not self._is_drained():
-            timeout = self._timeout()
-            events = self._epoll.poll(timeout)
-            self._streams.now = time.monotonic()
+            if streams.waiting or not uplink.idle():
+                timeout = 0.0
+            else:
+                timeout = _SLACK if events else self._timeout()
+            events = poll(timeout)
+            now = streams.now = time.monotonic()
             if timeout and not events:
                 gc.collect(0)  # idle: flows have no cycles, but exceptions may leave some
             for fd, mask in events:
                 self._on_event(fd, mask)
-            self._receive(self._uplink.receive())
-            self._streams.take_turn()
-            self._handle_timers(self._streams.now)
-            self._streams.handle_timer()
-            if self._checked:
-                self._frames.handle_timer()
-            self._report_stats()
-            self._uplink.flush()
+            if not uplink.takes_sockets:
+                self._receive(uplink.receive())
+            streams.take_turn()
+            if now >= look_at or not events:
+                look_at = now + _SLACK
+                self._handle_timers(now)
+            uplink.flush()
             for negotiations in self._negotiations:
                 if negotiations.wants_spare:
                     negotiations.make_spare()
@@ -145,6 +151,10 @@ class Worker:
         for negotiations in self._negotiations:
             negotiations.handle_timer(now)
         self._services.handle_timer(now)
+        self._streams.handle_timer()
+        if self._checked:
+            self._frames.handle_timer()
+        self._report_stats()
 
     def _on_event(self, fd: int, mask: int) -> None:
         if fd == self._control.fileno():
@@ -159,17 +169,21 @@ class Worker:
             if received is not None:
                 self._receive(received)
             elif not (
-                any(negotiations.on_event(fd) for negotiations in self._negotiations)
-                or self._streams.on_event(fd, mask)
-                or self._services.on_event(fd)
+                self._negotiate(fd) or self._streams.on_event(fd, mask) or self._services.on_event(fd)
             ):
                 self._frames.on_event(fd, mask)
             if self._uplink.closed:
                 os._exit(0)  # the netstack has gone, or has cut us off
 
+    def _negotiate(self, fd: int) -> bool:
+        """Whether the event is a negotiation's."""
+        for negotiations in self._negotiations:
+            if negotiations.on_event(fd):
+                return True
+        return False
+
     def _timeout(self) -> float:
-        if not self._uplink.idle():
-            return 0.0
+        """Seconds until a turn is due, if nothing comes."""
         due = min(self._streams.now + 60.0, self._services.poll_at(), self._streams.poll_at())
         due = min(due, *(negotiations.poll_at() for negotiations in self._negotiations))
         if self._checked:
