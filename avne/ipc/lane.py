@@ -21,6 +21,7 @@ import os
 import socket
 from array import array
 from collections import deque
+from itertools import islice
 from struct import Struct
 from typing import Final
 
@@ -86,7 +87,7 @@ class Lane:
         self.blocked = False
         waiting = self._waiting
         while waiting:
-            packet = [waiting[n] for n in range(min(len(waiting), LANE_PACKET))]
+            packet = list(islice(waiting, LANE_PACKET))
             data = b"".join([_HEAD.pack(len(h), sock is not None) + h for h, sock in packet])
             given = [sock for _, sock in packet if sock is not None]
             fds = array("i", [sock.fileno() for sock in given])

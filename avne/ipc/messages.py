@@ -250,7 +250,8 @@ def decode(header: bytes, sender: Sender) -> list[Any]:
     if len(message) != 2 + len(row.fields):
         raise Malformed("wire-fields")
     for field, value in zip(row.fields, message[2:], strict=True):
-        _check(field, value)
+        if type(value) is not int or field.kind is not int or not 0 <= value <= field.limit:
+            _check(field, value)
     return message
 
 

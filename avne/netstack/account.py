@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from avne.netstack.tcp import seq, state
-from avne.netstack.wire import vnet
 
 if TYPE_CHECKING:
     from avne.netstack.flows import Flow
@@ -35,8 +34,8 @@ class Account:
     """Counters only; nothing here decides anything."""
 
     __slots__ = (
-        "_bytes", "_fast", "_fast_packets", "_flows", "_names", "_packets", "_reasons", "_tun", "discarded",
-        "keep_names",
+        "_bytes", "_fast", "_fast_packets", "_flows", "_names", "_packets", "_reasons", "bytes_in",
+        "bytes_out", "discarded", "frames_in", "frames_out", "keep_names",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -46,21 +45,11 @@ class Account:
         self._bytes: Counter[str] = Counter()
         self._packets: Counter[str] = Counter()
         self._flows: Counter[str] = Counter()
-        self._tun = [0, 0, 0, 0]
+        self.frames_in = self.bytes_in = self.frames_out = self.bytes_out = 0  # of the tun, as IP counts
         self._names: dict[str, None] = {}
         self._reasons: Counter[str] = Counter()
 
     # ---- packets -------------------------------------------------------------------
-
-    def frame_in(self, size: int) -> None:
-        tun = self._tun
-        tun[0] += 1
-        tun[1] += size - vnet.SIZE
-
-    def frame_out(self, size: int) -> None:
-        tun = self._tun
-        tun[2] += 1
-        tun[3] += size - vnet.SIZE
 
     def take(self, kind: str, size: int) -> None:
         """A packet that was looked at as a whole."""
@@ -124,8 +113,8 @@ class Account:
         packets = {kind: self._packets[kind] for kind in KINDS}
         packets[TCP] += self._fast_packets
         return {
-            "tun": {"in": {"packets": self._tun[0], "bytes": self._tun[1]},
-                    "out": {"packets": self._tun[2], "bytes": self._tun[3]}},
+            "tun": {"in": {"packets": self.frames_in, "bytes": self.bytes_in},
+                    "out": {"packets": self.frames_out, "bytes": self.bytes_out}},
             "packets": packets,
             "bytes": sizes,
             "up": {"accepted": flows["accepted"], "to_upstream": flows["to_upstream"],

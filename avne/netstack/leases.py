@@ -9,7 +9,7 @@ The credits are the same: what they grant is what may wait.
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from avne.errors import Malformed
 from avne.ipc import messages
@@ -21,6 +21,9 @@ from avne.limits import CREDIT_MAX, MAX_PAYLOAD
 if TYPE_CHECKING:
     from avne.ipc.streams import Stream
     from avne.netstack.upstreams import Upstreams, Worker
+
+_HALF_CLOSE: Final = int(Capability.HALF_CLOSE)
+_PROOF: Final = int(Capability.PROOF)
 
 Payload = bytes | memoryview
 Attachment = Payload | socket.socket | None  # what comes with a message
@@ -255,8 +258,8 @@ class SocketLease(Lease):
             self._was_reset(Code.GENERAL_FAILURE, now)  # the kernel gives us no more descriptors
             return
         _, _, opened, upstream, capabilities, rate = message
-        half_close = bool(capabilities & Capability.HALF_CLOSE)
-        proof = self._proof = bool(capabilities & Capability.PROOF)
+        half_close = bool(capabilities & _HALF_CLOSE)
+        proof = self._proof = bool(capabilities & _PROOF)
         pace = self.upstreams.pace(upstream, rate)
         try:
             self._stream = self.upstreams.streams.adopt(

@@ -217,13 +217,14 @@ class Process:
                 room = stack.pool.room(_READ)
                 if room is None:
                     frame = self._read(_READ)
-                    stack.account.frame_in(len(frame))
+                    stack.account.frames_in += 1
+                    stack.account.bytes_in += len(frame) - vnet.SIZE
                     if self._capture:
                         self._capture.guest_sent((frame,), now)
                     stack.receive(frame, now)
                 else:
                     self._read_split(room, now)
-                if count % _READS_PER_WRITE == 0:
+                if not count % _READS_PER_WRITE:
                     stack.push(now)
                     self._streams.write()
         except BlockingIOError:
@@ -232,7 +233,9 @@ class Process:
     def _read_split(self, room: memoryview, now: float) -> None:
         head = self._head
         size = self._readv((head, room))
-        self._stack.account.frame_in(size)
+        account = self._stack.account
+        account.frames_in += 1
+        account.bytes_in += size - vnet.SIZE
         if self._capture:
             self._capture.guest_sent((head[:size], room[: max(0, size - len(head))]), now)
         if size < len(head):
@@ -254,7 +257,8 @@ class Process:
         while packets:
             pieces = packets.popleft()
             try:
-                account.frame_out(writev(pieces))
+                account.bytes_out += writev(pieces) - vnet.SIZE
+                account.frames_out += 1
             except BlockingIOError:  # a packet socket that has no room
                 self._stack.count("tun-write-later")
                 packets.appendleft(pieces)

@@ -114,7 +114,7 @@ class Stack:
                 is_next = arrives.is_next(connection, segment)
                 if is_next or not text or arrives.is_old(connection, segment):
                     self.text = text
-                    (arrives.next_segment if is_next else arrives.segment)(connection, segment, now)
+                    (arrives.next_segment if is_next else arrives.other_segment)(connection, segment, now)
                     self.text = None
                     self.account.take_text(len(head) + len(text) - vnet.SIZE)
                     return
@@ -335,7 +335,8 @@ class Stack:
 
         With `hold` those ACKs that may wait are left in `held`, for a millisecond at most.
         """
-        self.push(now)
+        if self._dirty_flows or self.port53.resolver.commands:
+            self.push(now)
         dirty, held = self._dirty, self.held
         if held and not hold:
             dirty |= held

@@ -140,6 +140,9 @@ class Upstreams:
         return lease
 
     def _choose(self, tried: tuple[bytes, ...], load: Callable[[Worker], int]) -> Worker | None:
+        if len(self.workers) == 1 and not tried:  # mostly
+            (only,) = self.workers.values()
+            return None if only.leaving else only
         candidates = [
             worker for worker in self.workers.values() if not worker.leaving and worker.identity not in tried
         ]

@@ -127,8 +127,10 @@ class Worker:
         while not self._is_drained():
             if streams.waiting or not uplink.idle():
                 timeout = 0.0
+            elif events:
+                timeout = _SLACK
             else:
-                timeout = _SLACK if events else self._timeout()
+                timeout = self._timeout()
             events = poll(timeout)
             now = streams.now = time.monotonic()
             if timeout and not events:
@@ -169,18 +171,13 @@ class Worker:
             if received is not None:
                 self._receive(received)
             elif not (
-                self._negotiate(fd) or self._streams.on_event(fd, mask) or self._services.on_event(fd)
+                any(negotiations.on_event(fd) for negotiations in self._negotiations)
+                or self._streams.on_event(fd, mask)
+                or self._services.on_event(fd)
             ):
                 self._frames.on_event(fd, mask)
             if self._uplink.closed:
                 os._exit(0)  # the netstack has gone, or has cut us off
-
-    def _negotiate(self, fd: int) -> bool:
-        """Whether the event is a negotiation's."""
-        for negotiations in self._negotiations:
-            if negotiations.on_event(fd):
-                return True
-        return False
 
     def _timeout(self) -> float:
         """Seconds until a turn is due, if nothing comes."""

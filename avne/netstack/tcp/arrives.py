@@ -38,7 +38,12 @@ def segment(c: Connection, seg: Segment, now: float) -> None:
     """Process `seg` for `c`."""
     if is_next(c, seg):
         next_segment(c, seg, now)
-        return
+    else:
+        other_segment(c, seg, now)
+
+
+def other_segment(c: Connection, seg: Segment, now: float) -> None:
+    """`segment`, of one that is not `is_next`."""
     if c.state is state.PARKED:
         _parked(c, seg, now)
     elif c.state is state.SYN_SENT:

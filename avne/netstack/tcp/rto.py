@@ -37,7 +37,8 @@ class RetransmissionTimeout:
             self._rttvar += _BETA * (abs(self._srtt - rtt) - self._rttvar)
             self._srtt += _ALPHA * (rtt - self._srtt)
         # RFC 6298 §4: the variance term is never less than the clock's granularity.
-        self.value = min(MAXIMUM, max(MINIMUM, self._srtt + max(_GRANULARITY, _K * self._rttvar)))
+        value = self._srtt + max(_GRANULARITY, _K * self._rttvar)
+        self.value = MINIMUM if value <= MINIMUM else min(MAXIMUM, value)
 
     def back_off(self) -> None:
         """RFC 6298 §5.5: the timer expired."""

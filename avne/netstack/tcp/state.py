@@ -27,6 +27,8 @@ class State(Enum):
     TIME_WAIT = "TIME-WAIT"
     CLOSED = "CLOSED"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python
+
 
 # Module constants: an Enum member looked up through its class costs four times as much.
 PARKED: Final = State.PARKED
