@@ -81,7 +81,7 @@ class Process:
         self._stack.upstreams.streams = self._streams
         self._heads = bytearray(split.HEAD_V4), bytearray(split.HEAD_V6)
         self._head = self._heads[0]  # of the version that came last
-        warm_up(config["session"])
+        warm_up(config["session"] if self._capture else None)
         calls = sandbox.seal(policy(router, self._capture is not None), router * ROUTER_THREADS)
         self._log("info", "confined", {**got.fields(), "calls": calls})
         message, fds = self._expect("tun")

@@ -3,7 +3,7 @@
 
 A stack that is thrown away gets what a guest and a worker of ours send: a connection that carries bytes both
 ways and ends, one that is refused, one that is reset; questions and answers; what is not TCP, what is in
-pieces and what is broken; a capture of it; a traceback.  Some 5 ms.
+pieces and what is broken; a capture of it, where there is one; a traceback.  Some 5 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from avne.ipc.messages import Capability, encode
 from avne.ipc.streams import Streams
 from avne.ipc.verdict import Verdict
 from avne.netstack import addresses
-from avne.netstack.capture import Capture
 from avne.netstack.dns.resolver import Config
 from avne.netstack.stack import Stack
 from avne.netstack.wire import ip, tcp, udp, vnet
@@ -36,12 +35,14 @@ _A, _PTR, _AAAA = 1, 12, 28
 class _Session:
     """The stack, its guest and its worker."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str | None) -> None:
         self.now = time.monotonic()
         self.stack = Stack(Config(("192.0.2.53", 53)), os.urandom)
-        self.stack.capture = Capture(
-            io.BytesIO(), name, 0, self.stack.port53.names.name_of, self.stack.counters
-        )
+        if name is not None:
+            from avne.netstack.capture import Capture
+
+            names = self.stack.port53.names
+            self.stack.capture = Capture(io.BytesIO(), name, 0, names.name_of, self.stack.counters)
         self._epoll = select.epoll()
         self._streams = Streams(self._epoll, lambda *_: None, self.stack.pool)
         self.stack.upstreams.streams = self._streams
@@ -56,8 +57,8 @@ class _Session:
 
     def frame(self, frame: bytes) -> None:
         """The guest sends it; once in one piece and once as the tun is read."""
-        assert self.stack.capture
-        self.stack.capture.guest_sent((frame,), self.now)
+        if self.stack.capture:
+            self.stack.capture.guest_sent((frame,), self.now)
         self.stack.receive(frame, self.now)
         self.turn()
 
@@ -71,10 +72,11 @@ class _Session:
         self._streams.handle_timer()
         stack.handle_timer(self.now)
         stack.flush(self.now)
-        assert stack.capture
-        while stack.packets:
-            stack.capture.guest_receives(stack.packets.popleft(), self.now)
-        stack.capture.flush()
+        if stack.capture:
+            for packet in stack.packets:
+                stack.capture.guest_receives(packet, self.now)
+            stack.capture.flush()
+        stack.packets.clear()
         while stack.upstreams.messages:
             _, header, _ = stack.upstreams.messages.popleft()
             self.asked.append(messages.decode(header, messages.Sender.NETSTACK))
@@ -110,8 +112,8 @@ class _Guest:
         self._seq += len(data) + (1 if flags & tcp.FIN else 0)
 
 
-def warm_up(name: str) -> None:
-    """Once, when everything is imported; `name` is the capture's."""
+def warm_up(name: str | None) -> None:
+    """Once, when everything is imported; `name` is the capture's, where there is one."""
     session = _Session(name)
     for kind in (_A, _AAAA, _PTR, 16):
         session.question(kind)
