@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import socket
@@ -71,7 +70,7 @@ class Negotiations:
         self._due = float("inf")  # no deadline is earlier
         self._keeps_spare = spare and upstream.acquaintance() is not None
         self._spare: tuple[socket.socket, Acquaintance] | None = None
-        self.wants_spare = False
+        self.wants_spare = self._makes_spare = False
 
     def start(self, make: Make, done: Done) -> Opening | None:
         """Begin what `make` gives, for which it is called anew where a second try is needed.
@@ -93,21 +92,22 @@ class Negotiations:
     def make_spare(self) -> None:
         """One for the next `start`.  Its failure is nobody's."""
         self.wants_spare = False
-        if self._spare is not None or (greeting := self._upstream.acquaintance()) is None:
+        greeting = self._upstream.acquaintance()
+        if self._makes_spare or self._spare is not None or greeting is None:
             return
 
         def done(result: socket.socket | OpenError) -> None:
+            self._makes_spare = False
             if not isinstance(result, OpenError):
-                self._drop_spare()
                 self._spare = result, greeting
 
-        with contextlib.suppress(OpenError):
-            self._begin(Opening(self, greeting, done, time.monotonic() + CONNECT_TIMEOUT))
-
-    def _drop_spare(self) -> None:
-        if self._spare is not None:
-            self.closing.append(self._spare[0])
-            self._spare = None
+        self._makes_spare = True
+        try:
+            began = self._begin(Opening(self, greeting, done, time.monotonic() + CONNECT_TIMEOUT))
+        except OpenError:
+            began = False
+        if not began:
+            self._makes_spare = False
 
     def _take(self, opening: Opening, sock: socket.socket, greeting: Acquaintance) -> bool:
         """Whether `opening` goes on with a connection that was made before."""

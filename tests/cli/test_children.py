@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from avne.cli import children
+from avne.cli import children as kids
+from avne.cli import start as starting
 from avne.cli.children import Part, Parts, died_early
 from avne.cli.loop import Loop
 from avne.errors import AvneError
@@ -42,8 +43,8 @@ def start(monkeypatch):
 
     def start(code):
         argv = [sys.executable, "-c", f"import sys; sys.path.insert(0, {os.getcwd()!r})\n{code}"]
-        monkeypatch.setattr(start, "python", lambda module, *arguments: argv)
-        part = Part("the test part", "test", children.start("ignored"))
+        monkeypatch.setattr(starting, "python", lambda module, *arguments: argv)
+        part = Part("the test part", "test", starting.start("ignored"))
         started.append(part.pid)
         return part
 
@@ -121,7 +122,7 @@ def test_the_signal_that_killed_a_part_is_logged(start):
 
 
 def test_a_part_that_closes_its_line_and_lives_on_is_killed(start, monkeypatch):
-    monkeypatch.setattr(children, "LINGER", 0.1)
+    monkeypatch.setattr(kids, "LINGER", 0.1)
     watched = Watched(start("import os, time; os.close(3); time.sleep(60)"))
     watched.until_end()
     assert watched.log.events == [("error", "test", "ended", {"code": -9})]
@@ -139,7 +140,7 @@ def test_end_asks_first_and_takes_the_last_words(start):
 def test_a_part_has_its_own_session_and_only_its_four_descriptors(start):
     leak = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(leak, True)  # as from a shell's exec 9<file
-    children.settle_descriptors()
+    starting.settle_descriptors()
     code = """
 import os
 own = [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
@@ -161,9 +162,9 @@ def test_a_line_without_end_is_not_waited_for_for_ever(start):
 
 
 def test_a_part_that_cannot_be_started_is_an_error_with_a_cure(monkeypatch):
-    monkeypatch.setattr(start, "python", lambda module, *arguments: ["/nowhere/python"])
+    monkeypatch.setattr(starting, "python", lambda module, *arguments: ["/nowhere/python"])
     with pytest.raises(AvneError, match=r"cannot start avne\.module: No such file or directory"):
-        children.start("avne.module")
+        starting.start("avne.module")
 
 
 def test_the_loops_timers():

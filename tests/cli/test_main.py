@@ -181,7 +181,7 @@ def test_config_shows_values_and_origins_without_passwords():
 
 
 def test_a_fault_of_ours_is_told_as_one(ran, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_dispatch", lambda arguments: 1 // 0)
+    monkeypatch.setattr(cli, "_dispatch", lambda *_: 1 // 0)
     assert cli.main([]) == 125
     assert "ZeroDivisionError" in capsys.readouterr().err
 

@@ -59,6 +59,8 @@ class Play:
         self.app: list[Any] = []
         self.dirty = False
         self.dropped = False
+        self.hold = False  # ACKs that may wait do so
+        self.held = False
         self.challenges = 100  # how many more are allowed
         self.syn_options = tcp.Options(1460, wscale, sack)
         template = tcp.HeaderTemplate(SERVER, 80, GUEST, 40000)
@@ -193,7 +195,7 @@ class Play:
     def _turn(self) -> Play:
         if self.dirty:
             self.dirty = False
-            output.flush(self.c, self.now)
+            self.held = output.flush(self.c, self.now, self.hold)
         return self
 
     def _arrive(self, s: Seg) -> None:

@@ -309,3 +309,53 @@ def test_numbers_that_come_round_to_the_first_are_data_all_the_same():
     play.c.snd_una = play.c.snd_nxt = play.c.iss
     play.write(b"abc").expect(seg("PA", seq=0))
     play.after(play.c.rto.value).expect(seg("PA", seq=0, data=b"abc"))
+
+
+# ---- an ACK that may wait -----------------------------------------------------------------
+
+
+def holding() -> Play:
+    play = established()
+    play.hold = True
+    return play
+
+
+@pytest.mark.rfc("9293", "SHLD-18")
+def test_the_ack_of_a_small_segment_rides_on_the_answer():
+    play = holding().recv("AP", data=b"ask").expect()
+    assert play.held
+    play.do(lambda c: c.write(memoryview(b"answer"))).expect(seg("PA", ack=4, data=b"answer"))
+    assert not play.held
+
+
+@pytest.mark.rfc("9293", "SHLD-19")
+def test_it_goes_alone_when_it_is_held_no_longer():
+    play = holding().recv("AP", data=b"ask").expect()
+    play.hold = False
+    play.do(lambda c: c.link.wake(c)).expect(seg("A", ack=4))
+
+
+@pytest.mark.rfc("9293", "SHLD-19")
+def test_a_second_segment_and_a_full_one_are_acknowledged_at_once():
+    holding().recv("AP", data=b"ask").expect().recv("AP", seq=4, data=b"again").expect(seg("A", ack=9))
+    holding().recv("A", data=bytes(1460)).expect(seg("A", ack=1461))
+
+
+def test_what_is_out_of_order_or_old_is_acknowledged_at_once():
+    play = holding().recv("AP", data=b"ask").expect()
+    play.recv("AP", seq=1, data=b"ask").expect(seg("A", ack=4))
+    play.recv("AP", seq=9, data=b"later").expect(seg("A", ack=4, sack=((9, 14),)))
+
+
+def test_the_ack_of_a_fin_rides_on_ours():
+    play = holding().recv("AF").expect().enters(state.CLOSE_WAIT)
+    assert play.held
+    play.do(Connection.shutdown).expect(seg("FA", ack=2))
+
+
+def test_a_window_that_opens_is_told_with_it():
+    play = holding().recv("AP", data=b"ask").expect()
+    play.do(lambda c: c.grant(1 << 20)).expect()
+    assert play.held
+    play.hold = False
+    play.do(lambda c: c.link.wake(c)).expect(seg("A", ack=4, wnd=(WINDOW - 3 + (1 << 20)) >> 8 << 8))
