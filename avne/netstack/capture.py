@@ -12,6 +12,9 @@ with a whole block at any time.  A file that cannot be written ends the capture,
 from __future__ import annotations
 
 import contextlib
+import io
+import os
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -33,6 +36,23 @@ class File(Protocol):
     def write(self, data: memoryview, /) -> int: ...
     def truncate(self, size: int, /) -> int: ...
     def tell(self) -> int: ...
+
+
+def begin(
+    fd: int,
+    session: str,
+    generation: int,
+    name_of: Callable[[bytes], str | None],
+    counters: Counter[str],
+) -> Capture:
+    """In the file `fd`, behind what the netstacks of earlier generations have written."""
+    file = io.FileIO(fd, "w")
+    if generation == 1:
+        file.truncate(0)
+    else:
+        file.seek(0, os.SEEK_END)  # pcapng: a section of its own
+    epoch = time.time_ns() - time.monotonic_ns()
+    return Capture(file, f"avne {session}", epoch, name_of, counters)
 
 
 class Capture:

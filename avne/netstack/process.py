@@ -14,7 +14,6 @@ Sockets come from the workers, connected: none is opened here.
 from __future__ import annotations
 
 import gc
-import io
 import os
 import select
 import signal
@@ -61,9 +60,13 @@ class Process:
         message, fds = self._expect("config")
         config: dict[str, Any] = message[1]
         router = "endpoint" in config
+        captures = len(fds) > router
+        # While there are files.
         if router:
-            import avne.ipc.channel  # noqa: F401 (while there are files)
-        got = sandbox.isolate(Wish(file_size=len(fds) > router))
+            import avne.ipc.channel
+        if captures:
+            import avne.netstack.capture  # noqa: F401
+        got = sandbox.isolate(Wish(file_size=captures))
         resolver = config.get("resolver")
         names = Config((resolver[0], resolver[1]) if resolver else None, config["dns"])
         self._stack = Stack(names, os.urandom)
@@ -119,16 +122,9 @@ class Process:
     def _begin_capture(self, session: str, generation: int, fd: int = -1) -> Capture | None:
         if fd < 0:
             return None
-        from avne.netstack.capture import Capture
+        from avne.netstack.capture import begin
 
-        file = io.FileIO(fd, "w")
-        if generation == 1:
-            file.truncate(0)
-        else:
-            file.seek(0, os.SEEK_END)  # pcapng: a section of its own, behind the predecessor's
-        epoch = time.time_ns() - time.monotonic_ns()
-        stack = self._stack
-        return Capture(file, f"avne {session}", epoch, stack.port53.names.name_of, stack.counters)
+        return begin(fd, session, generation, self._stack.port53.names.name_of, self._stack.counters)
 
     def flush_capture(self) -> None:
         """Write it, and tell the supervisor if that was its end."""

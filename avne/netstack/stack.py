@@ -15,7 +15,6 @@ Theory of operation
 
 from __future__ import annotations
 
-import heapq
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
@@ -28,13 +27,14 @@ from avne.ipc.pool import Pool
 from avne.ipc.verdict import Verdict
 from avne.limits import MAX_FLOWS, MAX_HALF_OPEN, TUN_MTU
 from avne.netstack import account, addresses, proxy
+from avne.netstack.deadlines import Deadlines
 from avne.netstack.dns.resolver import Config
 from avne.netstack.flows import Flow
 from avne.netstack.internet import Internet
 from avne.netstack.leases import Attachment
 from avne.netstack.owners import Owners
 from avne.netstack.port53 import Port53
-from avne.netstack.tcp import arrives, isn, output, seq, state, timers
+from avne.netstack.tcp import arrives, isn, output, seq, state
 from avne.netstack.tcp.connection import INFINITE, App, Connection, Packet
 from avne.netstack.upstreams import Upstreams
 from avne.netstack.wire import icmp, ip, split, tcp, udp, vnet
@@ -48,7 +48,6 @@ DNS_PORT = 53
 PAGES_PORT = 80  # at the gateway
 CHALLENGES_PER_SECOND = 100  # RFC 5961 §7
 _OPENING = tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN  # the first alone opens a connection
-_IDLE_DEADLINES = 1024  # that may be left in the heap beyond two for each connection
 
 LogEvent = tuple[str, str, dict[str, Any]]  # level, event, fields
 
@@ -75,8 +74,8 @@ class Stack:
         self._dirty: dict[Connection, None] = {}
         self.held: dict[Connection, None] = {}  # which owe an ACK that may wait
         self._dirty_flows: dict[Flow, None] = {}
-        self._deadlines: list[tuple[float, int, Connection]] = []
-        self._serial = 0
+        self._deadlines = Deadlines(self.connections)
+        self.schedule = self._deadlines.schedule
         self._challenges = 0
         self._challenge_second = 0
 
@@ -295,32 +294,18 @@ class Stack:
         pieces = min(self.internet.deadline, self.owners.deadline)
         if pieces != INFINITE:
             dns = pieces if dns is None else min(dns, pieces)
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][0] < deadlines[0][2].deadline:
-            self._reschedule(heapq.heappop(deadlines)[2])  # put off, or dead: no reason to wake up
-        if not deadlines:
+        first = self._deadlines.poll_at()
+        if first == INFINITE:
             return dns
-        first = deadlines[0][0]
         return first if dns is None else min(first, dns)
 
     def handle_timer(self, now: float) -> None:
         """Everything whose time has come."""
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][0] <= now:
-            connection = heapq.heappop(deadlines)[2]
-            if connection.deadline <= now:
-                timers.expire(connection, now)
-            self._reschedule(connection)
+        self._deadlines.handle_timer(now)
         self.port53.handle_timer(now)
         self.owners.handle_timer(now)
         if self.internet.deadline <= now:
             self.internet.handle_timer(now)
-
-    def _reschedule(self, connection: Connection) -> None:
-        """Its entry has left the heap; it needs another if it has a deadline still."""
-        connection.scheduled = INFINITE
-        if connection.deadline != INFINITE:
-            self.schedule(connection)
 
     def push(self, now: float) -> None:
         """What the guest has sent is handed to the upstream."""
@@ -353,23 +338,6 @@ class Stack:
 
     def wake_flow(self, flow: Flow) -> None:
         self._dirty_flows[flow] = None
-
-    def schedule(self, connection: Connection) -> None:
-        if connection.deadline < connection.scheduled:
-            connection.scheduled = connection.deadline
-            self._serial += 1
-            heapq.heappush(self._deadlines, (connection.deadline, self._serial, connection))
-            if len(self._deadlines) > 2 * len(self.connections) + _IDLE_DEADLINES:
-                self._forget_old_deadlines()
-
-    def _forget_old_deadlines(self) -> None:
-        """Those of the dead, and those that others came before, would stay until their time: up to 135 s."""
-        latest = {entry[2]: entry for entry in self._deadlines if entry[0] == entry[2].scheduled}
-        for connection in [c for c in latest if c.deadline == INFINITE]:
-            connection.scheduled = INFINITE
-            del latest[connection]
-        self._deadlines[:] = latest.values()
-        heapq.heapify(self._deadlines)
 
     def challenge(self, now: float) -> bool:
         second = int(now)

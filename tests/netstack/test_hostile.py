@@ -12,7 +12,7 @@ from guest import SERVER_V4, SERVER_V6, V4, V6, Net, connected, parked
 
 from avne.ipc import messages
 from avne.limits import CREDIT_MAX, DNS_MAX_PENDING, DNS_MAX_WAITING, MAX_HALF_OPEN
-from avne.netstack import addresses, stack
+from avne.netstack import addresses, deadlines, stack
 from avne.netstack.tcp import output, reassembly
 from avne.netstack.wire import tcp, udp
 
@@ -120,7 +120,7 @@ def test_connections_that_come_and_go_leave_no_deadlines():
 
 
 def test_a_deadline_that_was_forgotten_with_others_is_still_met(monkeypatch):
-    monkeypatch.setattr(stack, "_IDLE_DEADLINES", 0)
+    monkeypatch.setattr(deadlines, "_IDLE_DEADLINES", 0)
     net = Net("tor")
     sockets = [connected(net, local=100 + n) for n in range(20)]
     for _ in range(5):
