@@ -90,14 +90,6 @@ class Negotiation:
         raise NotImplementedError
 
 
-class Acquaintance(Negotiation):
-    """The beginning of one, ahead of time: `said` to the proxy, which has answered `heard`."""
-
-    __slots__ = ("heard", "said")
-    said: bytes
-    heard: bytes
-
-
 class Reply(NamedTuple):
     """One row of a kind's table: what the far side says, and what the program's connect(2) makes of it."""
 
@@ -186,10 +178,6 @@ class Upstream:
 
         Raises `OpenError` for what the protocol cannot carry.
         """
-        return None
-
-    def acquaintance(self) -> Acquaintance | None:
-        """How each `dialogue` begins, where that does not depend on the destination."""
         return None
 
     def service(self, host: str, port: int) -> Service | None:

@@ -10,7 +10,7 @@ import socket
 
 from avne.ipc.messages import ResolveKind
 from avne.ipc.verdict import Verdict
-from avne.upstream.base import Acquaintance, Attempt, Negotiation, OpenError, Resolved, Service, Upstream
+from avne.upstream.base import Attempt, Negotiation, OpenError, Resolved, Service, Upstream
 from avne.upstream.spec import UpstreamSpec
 
 
@@ -52,9 +52,6 @@ class Filter(Upstream):
     def dialogue(self, host: str, port: int) -> Negotiation | None:
         self.admit(host, port)
         return self.inner.dialogue(host, port)
-
-    def acquaintance(self) -> Acquaintance | None:
-        return self.inner.acquaintance()
 
     def service(self, host: str, port: int) -> Service | None:
         self.admit(host, port)

@@ -21,8 +21,8 @@ from typing import Any, ClassVar, Final, NamedTuple
 from avne.ipc.messages import Code
 from avne.ipc.verdict import Verdict
 from avne.limits import MAX_HOST
-from avne.upstream.base import Acquaintance, Negotiation, OpenError, Reply
-from avne.upstream.proxy import Proxy, is_address
+from avne.upstream.base import Negotiation, OpenError, Reply
+from avne.upstream.proxy import Proxy
 from avne.upstream.replay import More, Replay, open_error, socks
 from avne.upstream.spec import UpstreamSpec
 
@@ -93,11 +93,6 @@ class Socks5(Proxy):
     def negotiation(self, host: str, port: int) -> Dialogue:
         return Dialogue(self.spec, COMMAND_CONNECT, host, port)
 
-    def acquaintance(self) -> Greeting | None:
-        address = self.spec.address
-        at_hand = self.inner is None and (isinstance(address, str) or is_address(address[0]))
-        return Greeting(self.spec) if at_hand else None
-
 
 def encode_address(host: str) -> bytes:
     """ATYP and DST.ADDR (RFC 1928 §5).  Raises `OpenError` (BAD_NAME) for what no request can carry.
@@ -110,26 +105,6 @@ def encode_address(host: str) -> bytes:
     if not (host.isascii() and host.isprintable() and " " not in host and 1 <= len(host) <= MAX_HOST):
         raise OpenError(Code.BAD_NAME, "a name that SOCKS5 cannot carry")
     return b"\x03" + bytes((len(host),)) + host.encode()
-
-
-class Greeting(Acquaintance):
-    """The exchange of greetings, which does not depend on the destination.  Sans-IO."""
-
-    __slots__ = ()
-
-    def __init__(self, spec: UpstreamSpec) -> None:
-        self.said = self.output = greeting(spec)
-        self.heard = b""
-        self.done = False
-
-    def receive(self, data: bytes) -> int:
-        if not data:
-            raise OpenError(Code.UPSTREAM_PROTOCOL, "it closed the connection at our greeting")
-        taken = data[: 2 - len(self.heard)]
-        self.heard += taken
-        self.output = b""
-        self.done = len(self.heard) == 2
-        return len(taken)
 
 
 class _Replied(Exception):

@@ -37,7 +37,7 @@ from avne.ipc.streams import Streams
 from avne.ipc.verdict import Verdict
 from avne.upstream import confinement, failure, lookout, pool, proxy, services, uplink, way
 from avne.upstream import negotiations as negotiating
-from avne.upstream.base import Attempt, Negotiation, OpenError, Resolved, Upstream
+from avne.upstream.base import Attempt, OpenError, Resolved, Upstream
 from avne.upstream.frames import Frames
 from avne.upstream.identity import TOKEN
 from avne.upstream.negotiations import Negotiations, Opening
@@ -104,9 +104,7 @@ class Worker:
         self._frames = Frames(self._uplink, self._streams, self._epoll, upstreams, self._log)
         closing = self._streams.closing
         self._services = Services(self._epoll, closing)
-        self._negotiations = [
-            Negotiations(self._epoll, upstream, closing, self._uplink.takes_sockets) for upstream in upstreams
-        ]
+        self._negotiations = [Negotiations(self._epoll, upstream, closing) for upstream in upstreams]
         self._opening: dict[int, Attempt | Opening] = {}
         self._last_stats = (0, 0, 0)
         self._stats_at = 0.0
@@ -144,9 +142,6 @@ class Worker:
                 look_at = now + _SLACK
                 self._handle_timers(now)
             uplink.flush()
-            for negotiations in self._negotiations:
-                if negotiations.wants_spare:
-                    negotiations.make_spare()
         os._exit(0)
 
     def _handle_timers(self, now: float) -> None:
@@ -250,17 +245,14 @@ class Worker:
             else:
                 self._hand_over(number, result, credit, route)
 
-        def make() -> Negotiation | None:
-            TOKEN.set(token)
-            return upstream.dialogue(host, port)
-
         attempt = self._opening[number] = Attempt()
         TOKEN.set(token)
         try:
             if service := upstream.service(host, port):
                 done(self._services.start(service))
                 return
-            opening = self._negotiations[route.number].start(make, done)
+            dialogue = upstream.dialogue(host, port)
+            opening = self._negotiations[route.number].start(dialogue, done) if dialogue else None
         except OpenError as error:
             done(error)
             return

@@ -34,7 +34,9 @@ class Loop:
         self.results: list[Result] = []
 
     def start(self, host: str = "host.test"):
-        return self.negotiations.start(lambda: self.upstream.dialogue(host, 80), self.results.append)
+        dialogue = self.upstream.dialogue(host, 80)
+        assert dialogue is not None
+        return self.negotiations.start(dialogue, self.results.append)
 
     def result(self) -> Result:
         until = time.monotonic() + 10
@@ -171,114 +173,3 @@ def test_the_name_of_a_proxy_is_for_a_thread() -> None:
     assert Socks5(UpstreamSpec("socks5", ("localhost", 1))).dialogue("host.test", 80) is None
     assert Socks5(UpstreamSpec("socks5", ("127.0.0.1", 1))).dialogue("host.test", 80) is not None
     assert Socks5(UpstreamSpec("socks5", ("::1", 1))).dialogue("host.test", 80) is not None
-
-
-# ---- a connection that was made before it is needed --------------------------------------------
-
-
-@pytest.fixture
-def spare(server: SocksServer) -> Iterator[Loop]:
-    with contextlib.closing(Loop(server.address)) as loop:
-        loop.negotiations = Negotiations(loop.epoll, loop.upstream, loop.closing, spare=True)
-        yield loop
-
-
-def prepare(loop: Loop) -> socket.socket:
-    """Until it has one."""
-    loop.negotiations.make_spare()
-    until = time.monotonic() + 10
-    while loop.negotiations._spare is None:
-        assert time.monotonic() < until
-        for fd, _ in loop.epoll.poll(1):
-            loop.negotiations.on_event(fd)
-    return loop.negotiations._spare[0]
-
-
-def test_it_is_wanted_after_the_first_and_used_by_the_next(server: SocksServer, spare: Loop) -> None:
-    assert not spare.negotiations.wants_spare
-    spare.start()
-    assert spare.negotiations.wants_spare
-    assert echoes(spare.result())
-    ready = prepare(spare)
-    assert not spare.negotiations.wants_spare
-    assert server.greetings == 2
-    assert [request.address for request in server.requests] == [b"host.test"]
-    spare.start("other.test")
-    sock = spare.result()
-    assert sock is ready
-    assert echoes(sock)
-    assert server.greetings == 2
-    assert server.requests[1].address == b"other.test"
-
-
-def test_with_credentials_it_has_told_none(tmp_path: Path) -> None:
-    """They choose the circuit, and come with the connection that needs them."""
-    path = str(tmp_path / "s")
-    with SocksServer(path) as server, contextlib.closing(Loop(path, username="u", password="p")) as loop:
-        server.credentials = b"u", b"p"
-        loop.negotiations = Negotiations(loop.epoll, loop.upstream, loop.closing, spare=True)
-        prepare(loop)
-        assert server.greetings == 1
-        assert not server.requests
-        loop.start()
-        assert echoes(loop.result())
-        assert server.greetings == 1
-        assert server.requests[0].username == b"u"
-
-
-def test_one_that_the_proxy_has_ended_is_not_used() -> None:
-    with silent() as listener, contextlib.closing(Loop(listener.getsockname())) as loop:
-        loop.negotiations = Negotiations(loop.epoll, loop.upstream, loop.closing, spare=True)
-        loop.negotiations.make_spare()
-        with listener.accept()[0] as theirs:
-            assert theirs.recv(3) == b"\x05\x01\x00"
-            theirs.sendall(b"\x05\x00")
-            ready = prepare(loop)
-        while select.select([ready], [], [], 10)[0] == []:
-            pytest.fail("its end does not come")
-        opening = loop.start()
-        assert opening is not None
-        assert opening.sock is not ready
-        assert ready in loop.closing
-        opening.cancel()
-
-
-def test_one_that_ends_when_it_is_used_costs_nothing(server: SocksServer) -> None:
-    """A proxy that is started again, or tired of waiting."""
-    with silent() as listener, contextlib.closing(Loop(listener.getsockname())) as loop:
-        loop.negotiations = Negotiations(loop.epoll, loop.upstream, loop.closing, spare=True)
-        loop.negotiations.make_spare()
-        with listener.accept()[0] as theirs:
-            theirs.recv(3)
-            theirs.sendall(b"\x05\x00")
-            prepare(loop)
-            loop.start()
-            theirs.recv(100)
-        for fd, _ in loop.epoll.poll(10):
-            loop.negotiations.on_event(fd)
-        with listener.accept()[0] as theirs:  # the second try
-            said = b""
-            answers = {b"\x05\x01\x00": b"\x05\x00", b"\x05\x01\x00\x03\x09host.test\x00\x50": reply_bytes(0)}
-            until = time.monotonic() + 10
-            while not loop.results:
-                assert time.monotonic() < until
-                for fd, _ in loop.epoll.poll(0.1):
-                    loop.negotiations.on_event(fd)
-                with contextlib.suppress(BlockingIOError):
-                    said += theirs.recv(100, socket.MSG_DONTWAIT)
-                if answer := answers.pop(said, b""):
-                    theirs.sendall(answer)
-                    said = b""
-        sock = loop.result()
-        assert isinstance(sock, socket.socket)
-        sock.close()
-
-
-def test_a_proxy_that_is_not_there_has_none_ahead(tmp_path: Path) -> None:
-    with contextlib.closing(Loop(str(tmp_path / "nothing"))) as loop:
-        loop.negotiations = Negotiations(loop.epoll, loop.upstream, loop.closing, spare=True)
-        loop.negotiations.make_spare()
-        assert loop.negotiations._spare is None
-        assert not loop.negotiations._makes_spare
-        with pytest.raises(OpenError):
-            loop.start()
