@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from avne.cli.early import Early
+from avne.cli.published import Opening
 from avne.cli.receipt import Receipt
 from avne.paths import Session
 from avne.privileged.launch import Request
@@ -31,4 +32,5 @@ class Job(NamedTuple):
     hire: str  # the socket of an `avne netstack`, or "" for a network process of our own
     kinds: frozenset[str]  # of all upstreams and their layers
     request: Request  # what the environment is to be
+    openings: list[Opening]  # ports of the host that lead inside
     receipt: Receipt | None = None

@@ -53,6 +53,7 @@ class Options(NamedTuple):
     strict: bool = False
     env: tuple[str, ...] = ()
     setenv: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
 
 
 NONE = Options()

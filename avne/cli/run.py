@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from avne import __version__
-from avne.cli import isolation, routing
+from avne.cli import isolation, published, routing
 from avne.cli.capture import open_capture
 from avne.cli.console import Console
 from avne.cli.early import Early
@@ -74,6 +74,7 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
     capture_fd = open_capture(more.capture) if more.capture is not None else -1
     try:
         with (
+            published.listening(options.publish, console) as inlets,
             _upstream(written, config, console) as known,
             _session(config, console, more.name) as (session, log),
         ):
@@ -100,10 +101,11 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
                 early=early,
                 hire=config["netstack"],
                 request=openings.request,
+                openings=inlets,
                 receipt=receipt,
             )
             if receipt:
-                receipt.begin(session.id, known.default, options, direct)
+                receipt.begin(session.id, known.default, options, direct, inlets)
             code = Supervisor(job, log, console).run()
             take_terminal_back()
     except Interrupted as interrupted:
@@ -206,6 +208,7 @@ def _routing(
         ["files of the host"] * bool(options.share)
         + ["the desktop"] * options.gui
         + ["connections without Tor"] * bool(direct)
+        + ["ports inside, to who may come"] * bool(options.publish)
     )
     about = {
         "version": __version__,

@@ -222,12 +222,14 @@ class Supervisor:
             "circuits": "tor" in job.kinds,
             "mode": "root" if os.geteuid() == 0 else "setuid" if self._environment.setuid else "rootless",
             "version": __version__,
+            "opened": [opening.text for opening in job.openings],
         }
         try:
             meta.write(job.session.directory, about)
         except OSError as error:  # others see less of us: no reason to end the program
             self._note("no-meta", errno=error.errno)
         self._doors.open_attach()
+        self._network.let_in()
 
     def _attach(self, connection: int) -> None:
         assert self._environment
