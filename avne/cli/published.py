@@ -71,7 +71,7 @@ def _parse(word: str) -> Wish:
     cure = "Write [ADDRESS:]HOSTPORT:PORT, such as -p 8080:80 or -p 0.0.0.0:8080:80."
     if not found:
         raise AvneError(f"-p {word} is no opening", cure)
-    address = (found[1] or _LOOPBACK).strip("[]")
+    address = _LOOPBACK if found[1] is None else found[1].strip("[]")
     import ipaddress  # not for a run without an opening
 
     try:
