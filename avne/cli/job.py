@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from avne.cli.early import Early
+from avne.cli.onion import Service
 from avne.cli.published import Opening
 from avne.cli.receipt import Receipt
 from avne.paths import Session
@@ -33,4 +34,5 @@ class Job(NamedTuple):
     kinds: frozenset[str]  # of all upstreams and their layers
     request: Request  # what the environment is to be
     openings: list[Opening]  # ports of the host that lead inside
+    onion: Service | None  # where some of them are an onion service's
     receipt: Receipt | None = None

@@ -54,6 +54,7 @@ class Options(NamedTuple):
     env: tuple[str, ...] = ()
     setenv: tuple[str, ...] = ()
     publish: tuple[str, ...] = ()
+    onion: tuple[str, ...] = ()
 
 
 NONE = Options()

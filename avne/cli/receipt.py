@@ -79,7 +79,7 @@ class Receipt:
         """`direct`: the patterns of rules that lead past every proxy; `inlets`: what leads inside."""
         opened = [f"share {path}" for path in options.share] + (["gui"] if options.gui else [])
         opened += [f"direct {pattern}" for pattern in direct]
-        opened += [f"publish {inlet.text}" for inlet in inlets]
+        opened += [f"inside {inlet.text}" for inlet in inlets]
         self._facts |= {"session": session, "upstream": upstream.label(), "opened": opened}
 
     def started(self, environment: Environment) -> None:

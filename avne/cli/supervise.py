@@ -74,6 +74,8 @@ class Supervisor:
             bells = {STOP: self._stop_program, RELOAD: self._reload, NEWNYM: self._newnym}
             self._doors = Doors(self._job.session, self._loop, self._attach, bells, self._network.on_question)
             self._start()
+            if self._job.onion:
+                self._job.onion.watch(self._loop)
             while not self._done:
                 self._loop.turn()
             assert self._exit is not None

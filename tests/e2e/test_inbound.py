@@ -118,7 +118,7 @@ def test_a_web_server_inside_is_reached_from_outside(any_avne, bed, tmp_path_for
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, port), 5)
     receipt = json.loads((home / "receipt").read_text())
-    assert receipt["opened"] == [f"publish {host}:{port}->80"]
+    assert receipt["opened"] == [f"inside {host}:{port}->80"]
     assert receipt["tried"]["inbound"] == 1
     assert receipt["network"]["inbound"]["from_program"] > 100
 
