@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket as sockets
 import struct
 
@@ -382,3 +383,42 @@ def test_a_simultaneous_open_is_a_connection_like_others(net):
         net.settle()
         assert theirs.recv(100) == b"met"
         assert not net.told("OPEN")
+
+
+FLAGS = [
+    tcp.ACK,
+    tcp.ACK,
+    tcp.ACK | tcp.PSH,
+    tcp.SYN | tcp.ACK,
+    tcp.SYN,
+    tcp.FIN | tcp.ACK,
+    tcp.RST,
+    tcp.RST | tcp.ACK,
+]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_the_program_sends(net, seed):
+    """Segments near the connection's numbers, in every state: no worker hears, all is given back."""
+    rng = random.Random(seed)
+    listener, theirs = comes(net)
+    with theirs:
+        theirs.send(bytes(1000))
+        for _ in range(150):
+            c = listener.connection
+            flags = rng.choice(FLAGS) if rng.random() < 0.9 else rng.randrange(64)
+            start = (c.rcv_nxt if c.state is not state.SYN_SENT else listener.isn) + rng.choice(
+                (0, 0, 0, 1, -1, 9)
+            )
+            ack = c.snd_nxt + rng.choice((0, 0, 0, 0, -1, 1, -1000))
+            listener.wnd = rng.choice((0, 1, 65535))
+            net.arrives(listener.raw(flags, start, ack, bytes(rng.choice((0, 0, 1, 1448, 9000)))))
+            net.now += rng.choice((0, 0, 0.3))
+            net.settle()
+            with contextlib.suppress(OSError):
+                at_once(theirs)
+        assert not net.told()
+        assert net.stack.upstreams.budget.held >= 0
+    for connection in list(net.stack.connections.values()):
+        connection.abort(net.now)
+    gone(net)
