@@ -41,13 +41,15 @@ static const struct offsets none;
 static const struct offsets *offsets = &none;
 static int (*real_gettime)(clockid_t, struct timespec *);
 static int (*real_clockwait)(sem_t *, clockid_t, const struct timespec *);
+static int (*real_nanosleep)(clockid_t, int, const struct timespec *, struct timespec *);
 static int (*real_timedwait)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
 
 __attribute__((constructor)) static void begin(void)
 {
     *(void **)&real_gettime = dlsym(RTLD_NEXT, "clock_gettime");
     *(void **)&real_clockwait = dlsym(RTLD_NEXT, "sem_clockwait");
-    *(void **)&real_timedwait = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2"); /* not the first one */
+    *(void **)&real_nanosleep = dlsym(RTLD_NEXT, "clock_nanosleep");
+    *(void **)&real_timedwait = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
     if (real_timedwait == NULL)
         *(void **)&real_timedwait = dlsym(RTLD_NEXT, "pthread_cond_timedwait");
     int fd = open(CLOCK, O_RDONLY | O_CLOEXEC);
@@ -114,6 +116,14 @@ int sem_clockwait(sem_t *semaphore, clockid_t clock, const struct timespec *unti
     struct timespec machines = *until;
     add(&machines, -offset(clock));
     return real_clockwait(semaphore, clock, &machines);
+}
+
+int clock_nanosleep(clockid_t clock, int flags, const struct timespec *until, struct timespec *rest)
+{
+    struct timespec machines = *until;
+    if (flags & TIMER_ABSTIME)
+        add(&machines, -offset(clock));
+    return real_nanosleep(clock, flags, &machines, rest);
 }
 
 /* Python's own, for its lock: by the monotonic clock. */

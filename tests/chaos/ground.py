@@ -106,6 +106,11 @@ class Ground:
         """What the runs see as ``/``."""
         return Path(f"/proc/{self.place.pid}/root")
 
+    def mounts(self) -> set[str]:
+        """Of the place, namespaces that are held by one included."""
+        lines = (Path(f"/proc/{self.place.pid}/mountinfo")).read_text().splitlines()
+        return {line.split(" - ")[0].split(" ", 2)[2] for line in lines}
+
     @contextlib.contextmanager
     def full(self) -> Iterator[None]:
         """While there is no room on the disk at all."""

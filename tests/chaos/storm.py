@@ -32,6 +32,7 @@ from tests.chaos.guest import SOURCE
 
 SERVED = 10.0  # seconds within which a run that lives has opened a new connection
 GONE = 1.0
+RUN = 12  # acts, on average, after which a run is let end by itself, if none has ended it
 CAPTURED = 0.3  # of the runs write what they see to the disk, until it is full
 DRAINED = 35.0  # what a program had sent is handed on after its end, for 30 s at the most
 
@@ -44,6 +45,7 @@ class Tally:
         self.runs = 0
         self.packets = 0
         self.verified = self.wrong = self.early = self.broken = self.opened = 0
+        self.growth = 0.0  # of a supervisor's memory, from when its run was up to the run's orderly end, ×
         self.slowest = 0.0  # seconds until a new connection was served after an act
         self.faults: list[str] = []
 
@@ -90,6 +92,7 @@ class Storm:
     def rage(self, count: int) -> None:
         """`count` acts, upon as many runs as they need."""
         before = _sessions()
+        mounts = self._ground.mounts()
         with Wire() as wire:
             while self.tally.acts.total() < count:
                 self._one_run(count)
@@ -101,6 +104,7 @@ class Storm:
         # Which removes what a killed supervisor has left.
         self._avne.run("true", upstream=self._upstream, env=self._settings)
         self.tally.faults += [f"left behind: {path}" for path in _sessions() - before]
+        self.tally.faults += [f"mounted still: {line}" for line in self._ground.mounts() - mounts]
 
     def _one_run(self, count: int) -> None:
         tally = self.tally
@@ -115,6 +119,7 @@ class Storm:
             assert run.stdout
             if run.stdout.readline() != "up\n":
                 raise AssertionError(f"a run did not start: {run.stderr.read() if run.stderr else ''}")
+            memory = _memory(run.supervisor)
             state = self._state(run)
             while state is not None and tally.acts.total() < count:
                 (act,) = self._random.choices(ACTS, [act.weight for act in ACTS])
@@ -122,7 +127,10 @@ class Storm:
                 if state is None:
                     tally.add(before)
                     return
+                if state is not None and not self._random.randrange(RUN):
+                    break
             if state is not None:
+                tally.growth = max(tally.growth, _memory(run.supervisor) / memory)
                 tally.add(self._end(run))
 
     def _after(self, run: Run, act: Act, state: dict[str, int]) -> dict[str, int] | None:
@@ -199,6 +207,11 @@ class Storm:
 
 def _errors(run: Run) -> str:
     return run.stderr.read().strip() if run.stderr else ""
+
+
+def _memory(pid: int) -> int:
+    """Resident, in pages."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
 
 
 def _lives(pid: int) -> bool:

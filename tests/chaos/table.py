@@ -38,7 +38,11 @@ def page(tallies: Mapping[str, Tally], seconds: float, seed: int) -> str:
         ("**wrong bytes**", lambda t: t.wrong),
         ("**ends that looked complete and were not**", lambda t: t.early),
         ("**packets on the host's interfaces**", lambda t: t.packets),
-        ("**processes, directories left; runs not served**", lambda t: len(t.faults)),
+        ("**processes, directories, mounts left; runs not served**", lambda t: len(t.faults)),
+        (
+            "a supervisor's memory at its run's end, × that at the start, at the most",
+            lambda t: f"{t.growth:.2f}",
+        ),
         ("longest time to a new connection after an act, s", lambda t: f"{t.slowest:.1f}"),
     ]
     sums = [[name, *(str(value(tallies[mode])) for mode in modes)] for name, value in found]
