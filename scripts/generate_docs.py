@@ -69,12 +69,12 @@ def wire() -> str:
         "",
         "A message is one msgpack array `[type, flow, field …]`. To a worker on the same machine it goes by",
         "the lane, a SOCK_SEQPACKET pair (avne/ipc/lane.py): the worker gives its connected sockets away",
-        "(SOCKET, ENDED, ALIVE). To a worker elsewhere it goes by ZeroMQ (avne/ipc/channel.py; ROUTER in the",
-        "netstack, DEALER in the worker), and so do the bytes of a flow (OPENED, DATA, CREDIT, SHUT): DATA",
-        "has a second frame, the payload.",
+        "(SOCKET, ENDED, ALIVE, EARLY). To a worker elsewhere it goes by ZeroMQ (avne/ipc/channel.py;",
+        "ROUTER in the netstack, DEALER in the worker), and so do the bytes of a flow (OPENED, DATA, CREDIT,",
+        "SHUT): DATA has a second frame, the payload.",
         "A message that breaks this table, or the flow's turn, ends the worker that sent it.",
         "",
-        "| type | name | from | fields (largest value, or most characters or items) | payload |",
+        "| type | name | from | fields (largest value, or most characters, bytes or items) | payload |",
         "|---|---|---|---|---|",
     ]
     who = {Sender.NETSTACK: "netstack", Sender.WORKER: "worker", Sender.BOTH: "both"}
