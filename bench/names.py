@@ -4,8 +4,8 @@
 ``python -m bench.names [--count N] [--latency SECONDS] [--no-conflux]``, as root.  All use one Tor client of
 the private network, and fetch the same page by turns, once by names that nobody has asked for, then by one
 and the same.  The time is curl's own, from its start to the first byte of the answer.  All but torsocks,
-which has a port of its own, have the same user name and password, so that they share circuits: two circuits differ
-by more than what is measured.
+which has a port of its own, have the same user name and password, so that they share circuits: two circuits
+differ by more than what is measured.
 """
 
 from __future__ import annotations
