@@ -26,10 +26,10 @@ _TRUTH_HEAD = """# What connect(2) reports
 <!-- Made by scripts/generate_docs.py from the kinds of avne/upstream. Do not edit. -->
 
 A program's SYN is not answered before the upstream has answered (but for the ports of `--optimistic`: there
-connect(2) succeeds at once, and every refusal below is a reset of the connection). Then connect(2) reports what the
-upstream said. Filters report what the upstream that they wrap does; a proxy that is reached over another
-upstream reports by its own table, and its not being reached as the proxy's being down. The code is what a
-receipt, a capture and the log have.
+connect(2) succeeds at once, and every refusal below is a reset of the connection). Then connect(2) reports
+what the upstream said. Filters report what the upstream that they wrap does; a proxy that is reached over
+another upstream reports by its own table, and its not being reached as the proxy's being down. The code is
+what a receipt, a capture and the log have.
 """
 
 _TRUTH_TAIL = """

@@ -297,6 +297,25 @@ def test_a_kind_of_another_package(avne, bed, contributed):
     assert (done.stdout, done.stderr) == (places.PAGE, "")
 
 
+def test_a_kind_of_another_package_locked_in(in_mode, beside_the_world, contributed):
+    """As the upstream of everything: its one worker opens each connection by itself, and lives."""
+    words = ["sh", "-c", "for n in 1 2 3; do curl -sS http://name$n.example:$n/; done"]
+    options = ["--dns", "fast", "--workers", "1"]
+    avne = in_mode("root")
+
+    def run(port: int):
+        argv = avne.as_person(avne.argv(words, f"fixed://{places.V4}:{port}", options))
+        return subprocess.run(
+            [*beside_the_world, *argv], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        )
+
+    done = run(places.WEB)
+    assert (done.stdout, done.stderr) == (places.PAGE * 3, "")
+    done = run(places.REFUSED)
+    assert done.returncode == 125
+    assert "cannot reach the proxy" in done.stderr
+
+
 def test_a_kind_of_a_package_that_is_not_there(avne, bed):
     done = avne.run("true", upstream="fixed://h:1")
     assert done.returncode == 125
