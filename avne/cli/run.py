@@ -66,6 +66,7 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
     helpers = _helpers(config, options)
     written = routing.parse(config)
     isolation.check(config, written)
+    routing.check_optimistic(config, written)
     direct = written.direct()
     if direct and not more.allow_direct:
         routing.refuse_direct(written)
@@ -232,6 +233,7 @@ def _netstack_config(session: Session, config: Config, known: Routing) -> dict[s
     return {
         "session": session.id,
         "isolate": isolation.for_netstack(config),
+        "optimistic": config["optimistic"],
         "dns": config["dns"],
         "resolver": routing.resolver(config),
         "spread": len(known.pool) > 1,
