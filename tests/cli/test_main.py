@@ -78,7 +78,8 @@ def test_every_setting_is_an_option_of_run(ran):
     assert flags == {"upstream": "u", "workers": "2", "dns": "d", "resolver": "r", "helper": "h",
                      "tor.torrc": "/t", "log_names": "true", "verbose": 2, "rules": ["a=b", "c=d"],
                      "onion_only": "true", "https_only": "true", "on_failure": "kill", "isolate": "run",
-                     "netstack": "/s", "workers_at": "w", "workers_key": "k", "workers_allowed": "a"}  # fmt: skip
+                     "netstack": "/s", "workers_at": "w", "workers_key": "k",
+                     "workers_allowed": "a"}  # fmt: skip
     assert more == More(quiet=True, capture="c", name="n", receipt="r")
     assert program == ["true"]
 
