@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``make chaos``: acts in all three modes; writes docs/reliability.md's table; exit 1 where something broke.
+"""``make chaos``: acts in all modes; writes docs/reliability.md's table; exit 1 where something broke.
 
 python -m tests.chaos [--acts N] [--seed N] [--write]
 """
@@ -9,17 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from random import Random
 
 from tests.bed import people
 from tests.bed.bed import Bed
 from tests.bed.installed import Installed
-from tests.bed.runs import Avne, Place
 from tests.bed.tornet.network import REPOSITORY
-from tests.chaos.storm import Storm
+from tests.chaos.storm import MODES, storm
 from tests.chaos.table import page
-
-TUN = {"rootless": "0666", "setuid": "0600", "root": "0600"}
 
 
 def main() -> int:
@@ -33,19 +29,11 @@ def main() -> int:
     tallies = {}
     try:
         with Installed() as installed, Bed() as bed:
-            for mode, tun in TUN.items():
-                place = Place(tun, installed.avne if mode == "setuid" else "", user.name)
-                person = people.ROOT if mode == "root" else user
-                avne = Avne(mode, installed.avne, person, place)
-                storm = Storm(avne, bed.socks, Random(f"{options.seed} {mode}"))
-                try:
-                    storm.rage(options.acts // len(TUN))
-                finally:
-                    place.close()
-                tallies[mode] = storm.tally
-                print(
-                    f"{mode}: {storm.tally.acts.total()} acts, {len(storm.tally.faults)} faults", flush=True
-                )
+            for mode in MODES:
+                with storm(mode, installed, user, bed.socks, str(options.seed)) as one:
+                    one.rage(-(-options.acts // len(MODES)))
+                tally = tallies[mode] = one.tally
+                print(f"{mode}: {tally.acts.total()} acts, {len(tally.faults)} faults", flush=True)
     finally:
         if made:
             people.remove_person(user)
