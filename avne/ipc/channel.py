@@ -66,6 +66,9 @@ _EVENTS: Final = int(zmq.EVENTS)
 _RCVMORE: Final = int(zmq.RCVMORE)
 _POLLIN: Final = int(zmq.POLLIN)
 
+_MAX_FRAME: Final = max(MAX_HEADER, MAX_PAYLOAD)
+_CURVE_EXTRA: Final = 33  # bytes of a frame that is encrypted: name, nonce, authenticator, flags (RFC 26)
+
 _ZAP: Final = "inproc://zeromq.zap.01"
 _HANDSHAKE_BOUND: Final = 5000  # ms, of a peer that has connected
 _CONNECT_BOUND: Final = 10000  # ms
@@ -100,11 +103,12 @@ class _Channel:
         socket.set(zmq.SNDHWM, 0)
         socket.set(zmq.RCVHWM, 0)
         # libzmq cuts off a peer whose frame is larger.
-        socket.set(zmq.MAXMSGSIZE, max(MAX_HEADER, MAX_PAYLOAD))
+        socket.set(zmq.MAXMSGSIZE, _MAX_FRAME)
         socket.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_BOUND)
         self._monitor: zmq.Socket[bytes] | None = None
 
     def _secure(self, keys: Keys) -> None:
+        self._socket.set(zmq.MAXMSGSIZE, _MAX_FRAME + _CURVE_EXTRA)
         self._socket.set(zmq.CURVE_SECRETKEY, keys.secret)
         self._socket.set(zmq.CURVE_PUBLICKEY, keys.public)
         self._monitor = self._socket.get_monitor_socket(_WATCHED)

@@ -27,13 +27,22 @@ HERE, THERE = "10.77.0.1", "10.77.0.2"
 PLACE = f"tcp://{HERE}:{PORT}"
 # Opens a connection for "open", and keeps it; uses the one of a number, or all for "again".
 CLIENT = """
-import socket, sys
+import os, socket, sys, threading
 held = []
 print("begun", flush=True)
 for word in map(str.strip, sys.stdin):
     try:
         if word == "open":
             held.append(socket.create_connection(("198.51.100.7", int(sys.argv[1])), timeout=20))
+        if word == "much":
+            data, back = os.urandom(3 << 20), b""
+            thread = threading.Thread(target=held[-1].sendall, args=(data,))
+            thread.start()
+            while len(back) < len(data) and (more := held[-1].recv(1 << 20)):
+                back += more
+            thread.join()
+            print(back == data, flush=True)
+            continue
         used = held if word == "again" else held[int(word):][:1] if word.isdigit() else held[-1:]
         for one in used:
             one.sendall(b"x" if word == "open" else b"y")
@@ -190,6 +199,7 @@ def test_who_has_no_right_key_is_refused_and_who_has_carries_everything(machines
     assert row["worker"].startswith("r-")
     assert (row["upstream"], row["connections"]) == ("socks5", 1)
     assert it.ask("again") == "y"
+    assert it.ask("much") == "True"
     code, log = it.end()
     assert code == 0
     assert "worker-refused why=unknown-key from=10.77.0.2" in log

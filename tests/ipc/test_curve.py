@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import time
@@ -14,6 +15,7 @@ import zmq
 from zmq.utils import z85
 
 from avne.ipc.channel import LOST, UNREACHABLE, Dealer, Keys, Router
+from avne.limits import MAX_PAYLOAD
 
 TIMEOUT = 10.0
 
@@ -50,6 +52,11 @@ class World:
             fds = [self.router.fileno(), *self.router.others(), dealer.fileno(), *dealer.others()]
             select.select(fds, [], [], 0.05)
 
+    def next(self) -> tuple[bytes, bytes, bytes | memoryview | None]:
+        while (message := self.router.receive()) is None:
+            assert select.select([self.router.fileno()], [], [], TIMEOUT)[0]
+        return message
+
 
 @pytest.fixture
 def world() -> Iterator[World]:
@@ -75,6 +82,16 @@ def test_the_right_key_gets_in_and_its_end_is_told(world: World) -> None:
         assert world.router.send(b"r-1", b"welcome")
     with dealer(world.endpoint, RIGHT) as another:
         world.until(lambda: (LOST, "") in world.news and len(world.messages) > 1, another)
+
+
+def test_the_largest_payload_arrives_and_a_larger_one_ends_the_connection(world: World) -> None:
+    payload = os.urandom(MAX_PAYLOAD)
+    with dealer(world.endpoint, RIGHT) as one:
+        world.until(lambda: world.messages, one)
+        one.send(b"h", payload)
+        assert world.next() == (b"r-1", b"h", payload)
+        one.send(b"h", payload + b"x")
+        world.until(lambda: (LOST, "") in world.far, one)
 
 
 def test_another_key_is_refused_and_told_so(world: World) -> None:
