@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from avne.cli.early import Early
+from avne.cli.elsewhere import Place
 from avne.cli.onion import Service
 from avne.cli.published import Opening
 from avne.cli.receipt import Receipt
@@ -36,3 +37,4 @@ class Job(NamedTuple):
     openings: list[Opening]  # ports of the host that lead inside
     onion: Service | None  # where some of them are an onion service's
     receipt: Receipt | None = None
+    place: Place | None = None  # where workers elsewhere may join
