@@ -283,7 +283,12 @@ class Stack:
 
     def worker_gone(self, worker: bytes, now: float) -> None:
         """A worker has died, or was cut off: its flows get a RST, its queries an error."""
-        for query in self.upstreams.leave(worker, now):
+        upstreams = self.upstreams
+        if (
+            worker in upstreams.workers and worker not in upstreams.lanes
+        ):  # the supervisor knows of the others
+            self.logs.append(("info", "worker-gone", {"worker": worker.decode()}))
+        for query in upstreams.leave(worker, now):
             self.port53.resolved(query, Code.UPSTREAM_DOWN, [], 0, now)
         self.port53.upstream_changed(now)
 

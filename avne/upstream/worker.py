@@ -135,6 +135,8 @@ class Worker:
                 gc.collect(0)  # idle: flows have no cycles, but exceptions may leave some
             for fd, mask in events:
                 self._on_event(fd, mask)
+            if uplink.closed:
+                self._leave()
             if not uplink.takes_sockets:
                 self._receive(uplink.receive())
             streams.take_turn()
@@ -151,7 +153,14 @@ class Worker:
         self._streams.handle_timer()
         if self._checked:
             self._frames.handle_timer()
+        self._uplink.handle_timer(now)
         self._report_stats()
+
+    def _leave(self) -> NoReturn:
+        """The netstack has gone, or has cut us off."""
+        if self._uplink.why:
+            self._control.send("lost", self._uplink.why)
+        os._exit(0)
 
     def _on_event(self, fd: int, mask: int) -> None:
         if fd == self._control.fileno():
@@ -171,12 +180,11 @@ class Worker:
                 or self._services.on_event(fd)
             ):
                 self._frames.on_event(fd, mask)
-            if self._uplink.closed:
-                os._exit(0)  # the netstack has gone, or has cut us off
 
     def _timeout(self) -> float:
         """Seconds until a turn is due, if nothing comes."""
         due = min(self._streams.now + 60.0, self._services.poll_at(), self._streams.poll_at())
+        due = min(due, self._uplink.poll_at())
         due = min(due, *(negotiations.poll_at() for negotiations in self._negotiations))
         if self._checked:
             due = min(due, self._frames.poll_at())
@@ -361,6 +369,8 @@ class Worker:
             os._exit(0)  # the supervisor has gone
         if message[0] == "socket" and message[1] in self._doors:
             self._doors[message[1]].renew(fds[0] if fds else None)
+        elif message[0] == "leave":
+            self._uplink.send(encode(messages.DRAIN, 0))
 
     def _log(self, level: str, event: str, fields: dict[str, Any]) -> None:
         with contextlib.suppress(BlockingIOError):  # a supervisor that is stopped (^Z) misses it
