@@ -12,10 +12,10 @@ import io
 import os
 import select
 import socket
-import sys
 import time
 from typing import Any
 
+from avne.confine import fault
 from avne.ipc import messages
 from avne.ipc.messages import Capability, encode
 from avne.ipc.streams import Streams
@@ -128,7 +128,7 @@ def warm_up(name: str | None) -> None:
     session.now += 5
     session.turn()
     session.close()
-    _fault()
+    fault.warm_up()
 
 
 def _connection(session: _Session, server: bytes, port: int) -> None:
@@ -161,13 +161,3 @@ def _refusals(session: _Session, server: bytes) -> None:
     whole = plain + ip.build(ip.TCP, us, server, 8) + bytes(8)
     for broken in (whole[:15], whole, whole[:16] + b"\x20" + whole[17:], b""):
         session.frame(broken)
-
-
-def _fault() -> None:
-    """As when something of ours breaks."""
-    try:
-        b"\xff".decode("ascii")
-    except UnicodeDecodeError as error:
-        stderr, sys.stderr = sys.stderr, io.StringIO()
-        sys.excepthook(type(error), error, error.__traceback__)
-        sys.stderr = stderr

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import sys
 import threading
 from collections.abc import Iterable
 
 import socks  # noqa: F401 (replay.py would load it when it is first used, where there are no files any more)
 
+from avne.confine import fault
 from avne.ipc.messages import Code
 from avne.upstream.base import OpenError, Upstream
 from avne.upstream.failure import explain
@@ -40,12 +39,7 @@ def warm_up() -> None:
     thread = threading.Thread(target=bytes)
     thread.start()  # the first one installs a signal's handler (glibc), which is for no filter
     thread.join()
-    try:
-        b"\xff".decode("ascii")
-    except UnicodeDecodeError as error:
-        stderr, sys.stderr = sys.stderr, io.StringIO()
-        sys.excepthook(type(error), error, error.__traceback__)
-        sys.stderr = stderr
+    fault.warm_up()
 
 
 def _negotiate(host: str, replies: tuple[bytes, ...]) -> None:
