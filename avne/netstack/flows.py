@@ -186,5 +186,10 @@ class Flow:
 
     @property
     def owes(self) -> bool:
-        """Whether the guest may still have bytes for the upstream."""
-        return self.lease is not None and not self.lease.over and not self.connection.fin_received
+        """Whether the guest may still have bytes for the upstream: not before its SYN is answered."""
+        return (
+            self.lease is not None
+            and self.syn is None
+            and not self.lease.over
+            and not self.connection.fin_received
+        )

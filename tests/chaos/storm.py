@@ -25,6 +25,7 @@ from tests.bed.leftovers import DIRECTORIES, is_held
 from tests.bed.runs import Avne, Run
 from tests.bed.wire import Wire, of_the_world
 from tests.chaos.acts import ACTS, Act
+from tests.chaos.ground import DISK, NET, WORKER, Ground
 from tests.chaos.guest import SOURCE
 
 SERVED = 10.0  # seconds within which a run that lives has opened a new connection
@@ -38,6 +39,7 @@ class Tally:
     def __init__(self) -> None:
         self.acts: Counter[str] = Counter()
         self.runs = 0
+        self.full = 0  # captures that found the disk full, and said so
         self.packets = 0
         self.verified = self.wrong = self.early = self.broken = self.opened = 0
         self.slowest = 0.0  # seconds until a new connection was served after an act
@@ -51,10 +53,11 @@ class Tally:
 class Storm:
     """Raises nothing for what goes wrong: `tally.faults` has it."""
 
-    def __init__(self, avne: Avne, upstream: str, random: Random, flows: int = 6) -> None:
+    def __init__(self, avne: Avne, upstream: str, random: Random, ground: Ground, flows: int = 6) -> None:
         self._avne = avne
         self._upstream = upstream
         self._random = random
+        self._ground = ground
         self._flows = flows
         self.tally = Tally()
 
@@ -76,10 +79,13 @@ class Storm:
         tally = self.tally
         tally.runs += 1
         words = ["python3", "-c", SOURCE, places.V4, str(self._flows)]
-        with self._avne.start(*words, upstream=self._upstream, stdin=True) as run:
+        self._ground.clear()
+        options, upstream, env = self._writers()
+        with self._avne.start(*words, upstream=upstream, options=options, stdin=True, env=env) as run:
             assert run.stdout
             if run.stdout.readline() != "up\n":
                 raise AssertionError(f"a run did not start: {run.stderr.read() if run.stderr else ''}")
+            self._check_clocks(run)
             state = self._state(run)
             while state is not None and tally.acts.total() < count:
                 (act,) = self._random.choices(ACTS, [act.weight for act in ACTS])
@@ -90,11 +96,32 @@ class Storm:
             if state is not None:
                 tally.add(self._end(run))
 
+    def _writers(self) -> tuple[list[str], str, dict[str, str]]:
+        """Options, upstream and environment: all that avne writes goes to the small disk.
+
+        A run writes some of it.  A capture fills the disk within a moment.
+        """
+        options, upstream = [*self._ground.options], self._upstream
+        if self._random.random() < 0.3:
+            options += ["--capture", f"{DISK}/capture.pcapng"]
+        if self._random.random() < 0.5:
+            options += ["--receipt", f"{DISK}/receipt.json"]
+        if self._random.random() < 0.5:
+            upstream = f"log:{DISK}/connections+{upstream}"
+        return options, upstream, {"XDG_STATE_HOME": f"{DISK}/state"}
+
+    def _check_clocks(self, run: Run) -> None:
+        """A jump that does not reach a part would prove nothing."""
+        parts = {name: self._ground.part(run, name) for name in (NET, WORKER)}
+        for name, pid in {"supervisor": run.supervisor, **parts}.items():
+            if not self._ground.clocks.reach(pid):
+                self.tally.faults.append(f"{self._avne.mode}: {name} has the machine's clocks")
+
     def _after(self, run: Run, act: Act, state: dict[str, int]) -> dict[str, int] | None:
         """Do it; the state of the guest once a new connection was served, None where the run has ended."""
-        everything = run.parts()
+        everything = [*run.parts(), *self._ground.netstacks()]
         with contextlib.suppress(AssertionError, OSError, ValueError):  # the part is just being replaced
-            act.do(run, self._random)
+            act.do(run, self._random, self._ground)
             self.tally.acts[act.name] += 1
         began = time.monotonic()
         if act.after == "ends":
@@ -138,7 +165,7 @@ class Storm:
         """The orderly end of a run: its last word."""
         assert run.stdin
         assert run.stdout
-        everything = run.parts()
+        everything = [*run.parts(), *self._ground.netstacks()]
         run.stdin.close()
         lines = run.stdout.read().splitlines()
         if run.wait(60) != 0:
