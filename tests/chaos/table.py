@@ -13,20 +13,21 @@ HEAD = """# Reliability
 <!-- Made by `make chaos`. Do not edit. -->
 
 Parts of avne are killed, stopped and starved at random, their clocks jump and their disk gets full, while a
-program inside downloads and echoes over several connections and checks every byte. Whatever happens: no packet leaves the host, no byte is
-wrong, no connection ends as if it were complete, a run that lives serves new connections, and one that
-ends leaves nothing.
+program inside downloads and echoes over several connections and checks every byte. Whatever happens: no
+packet leaves the host, no byte is wrong, no connection ends as if it were complete, a run that lives serves
+new connections, and one that ends leaves nothing.
 
 The death of the supervisor, the environment's init, its guard, or the program ends a run. A netstack or a
-worker that dies is replaced; the sixth death within a minute ends the run as well. A stop lasts up to
-3 s. What a killed program had sent is handed on for 30 s at the most.
+worker that dies is replaced; the sixth death within a minute ends the run as well. A stop lasts up to 3 s.
+What a killed program had sent is handed on for 30 s at the most.
 
-All that avne writes (the session's log, and by chance a capture, a receipt, the log of connections) goes to a
-disk of 256 KiB in a mount namespace of the test's own, which is full now and then: ENOSPC. A capture fills it
-within a moment. The clocks of the supervisor, the netstack and the workers jump by a library that only the
-test's installation loads (`tests/chaos/clocks.c`): it is mapped before a part locks itself in, and each run is
-checked for it. The machine's own clock is not touched; what the kernel waits for (epoll, timers) is not moved.
-In the mode *netstack --listen* the netstack is the child of a service of root's, as another user.
+All that avne writes (the session's log, and by chance a capture, a receipt, the log of connections) goes to
+a disk of 256 KiB in a mount namespace of the test's own, which is full now and then: ENOSPC. A capture
+fills it within a moment. The clocks of the supervisor, the netstack and the workers jump by a library that
+only the test's installation loads (`tests/chaos/clocks.c`): it is mapped before a part locks itself in, and
+each run is checked for it. The machine's own clock is not touched; what the kernel waits for (epoll,
+timers) is not moved. In the mode *netstack --listen* the netstack is the child of a service of root's, as
+another user.
 """
 
 
