@@ -69,7 +69,15 @@ def _int(low: int, high: int) -> Callable[[Any], int]:
 
 
 def _workers(value: Any) -> int | str:
-    return "auto" if value == "auto" else _int(1, MAX_WORKERS)(value)
+    return "auto" if value == "auto" else _int(0, MAX_WORKERS)(value)
+
+
+def _endpoint(value: Any) -> str:
+    scheme, place = _text(value)[:6], _text(value)[6:]
+    if scheme != "tcp://":
+        raise ValueError
+    split_resolver(place)
+    return scheme + place
 
 
 def _choice(*words: str) -> Callable[[Any], str]:
@@ -102,6 +110,13 @@ def _names(value: Any) -> list[str]:
     return list(words)
 
 
+def _ports(value: Any) -> list[int]:
+    words = value if isinstance(value, list) else _text(value).replace(",", " ").split()
+    if any(isinstance(word, bool) for word in words):
+        raise ValueError
+    return [_int(1, 65535)(word) for word in words]
+
+
 def _rules(value: Any) -> list[str]:
     lines = value if isinstance(value, list) else _text(value).replace(";", "\n").split("\n")
     rules = [_text(line).strip() for line in lines]
@@ -123,8 +138,15 @@ KEYS: dict[str, Key] = {
             "whether everything but port 443 and onion services is refused"),
         Key("isolate", "run", _isolate, "run, program, destination or name=X",
             "which connections may share circuits of Tor"),
-        Key("workers", 1, _workers, "a number from 1 to 64, or auto", "how many upstream workers are started",
+        Key("optimistic", [], _ports, "PORT[,PORT…]",
+            "ports to which connect() succeeds before the upstream has answered: the first bytes go with the "
+            "request, and a refusal is a reset"),
+        Key("workers", 1, _workers, "a number from 0 to 64, or auto", "how many upstream workers are started",
             words=("auto",)),
+        Key("workers_at", "", _endpoint, "tcp://ADDRESS:PORT", "where workers on other machines may join"),
+        Key("workers_key", "", _path, "an absolute path",
+            "the file of the key that proves this end to them (avne keys)"),
+        Key("workers_allowed", "", _path, "an absolute path", "the file of their public keys, one a line"),
         Key("dns", "truthful", _choice("truthful", "fast", "resolve", "tcp"),
             "truthful, fast, resolve or tcp", "how names are answered, and who is asked"),
         Key("resolver", "1.1.1.1:53", _resolver, "HOST:PORT or none",

@@ -9,6 +9,7 @@ python -m bench --render out.json --to hev
 python -m bench --tool native,avne --metric flat --plot flat.svg
 python -m bench --compare bench/recorded.json --rounds 3
 python -m bench --soak 3600
+python -m bench --workers 1,2,4,8 --rounds 3
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import gate
+from bench import gate, workers
 from bench.flame import record_flames
 from bench.flatness import plot
 from bench.lab import Lab, in_private_mounts
@@ -80,6 +81,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     option("--compare", type=Path, metavar="JSON", help="fail if one is 15 %% worse than recorded there")
     option("--flame", type=Path, metavar="DIR", help="where flame graphs of avne go (needs py-spy)")
     option("--soak", type=float, metavar="SECONDS", help="mixed traffic: does avne's memory stay flat?")
+    option(
+        "--workers",
+        type=_counts,
+        metavar="N,...",
+        help="avne with so many workers, local and remote: throughput and connects",
+    )
     option("--render", type=Path, metavar="JSON", help="print the tables of an earlier run")
     return parser.parse_args(argv)  # fmt: skip
 
@@ -201,6 +208,9 @@ def main() -> int:
     if options.compare:
         return compared(options, known, metrics)
     tools = present(known, options.tool)
+    if options.workers:
+        tools, metrics = workers.rows(options.workers), workers.METRICS.split(",")
+        options.to = tools[0].name
     result = new_result(options, tools, metrics)
     with Lab() as lab:
         run(lab, result, options, tools)

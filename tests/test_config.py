@@ -46,10 +46,14 @@ def test_each_source_overrides_the_one_before(tmp_path):
         "helper": config.Value("auto", "default"),
         "netstack": config.Value("", "default"),
         "isolate": config.Value("run", "default"),
+        "optimistic": config.Value([], "default"),
         "on_failure": config.Value("restart", "default"),
         "tor.torrc": config.Value("/b", second),
         "env": config.Value(["A", "B"], second),
         "verbose": config.Value(2, "AVNE_VERBOSE"),
+        "workers_at": config.Value("", "default"),
+        "workers_key": config.Value("", "default"),
+        "workers_allowed": config.Value("", "default"),
         "rules": config.Value([], "default"),
         "onion_only": config.Value(False, "default"),
         "https_only": config.Value(False, "default"),
@@ -60,9 +64,10 @@ def test_each_source_overrides_the_one_before(tmp_path):
 def test_every_key_can_come_from_the_environment(tmp_path, name):
     text = {"workers": "4", "verbose": "1", "dns": "fast", "resolver": "[::1]:5353", "helper": "setuid",
             "log_names": "yes", "tor.torrc": "/etc/x", "upstream": "auto", "env": "A,B",
-            "on_failure": "kill", "isolate": "name=x",
+            "on_failure": "kill", "isolate": "name=x", "optimistic": "80,443",
             "rules": "*:25=block; *.i2p=http://h:1", "onion_only": "1",
-            "https_only": "true", "netstack": "/run/s"}[name]  # fmt: skip
+            "https_only": "true", "netstack": "/run/s", "workers_at": "tcp://[::1]:7400",
+            "workers_key": "/k", "workers_allowed": "/a"}[name]  # fmt: skip
     loaded = load(tmp_path, environ={config.variable(name): text})
     assert loaded.values[name].origin == config.variable(name)
 
@@ -137,11 +142,11 @@ def test_wrong_values_are_named_with_file_and_key(tmp_path, text, problem):
     assert error.value.problem == problem.format(f"{tmp_path}/config0.toml")
 
 
-@pytest.mark.parametrize("value", ["0", "65", "-1", "x", "1.5"])
+@pytest.mark.parametrize("value", ["65", "-1", "x", "1.5"])
 def test_wrong_numbers_of_a_flag_name_the_flag(tmp_path, value):
     with pytest.raises(AvneError, match=f"--workers cannot be '{value}'") as error:
         load(tmp_path, flags={"workers": value})
-    assert error.value.cure == "It takes a number from 1 to 64, or auto."
+    assert error.value.cure == "It takes a number from 0 to 64, or auto."
 
 
 def test_a_refused_url_is_shown_without_its_password(tmp_path):

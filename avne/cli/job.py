@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from avne.cli.early import Early
+from avne.cli.elsewhere import Place
 from avne.cli.receipt import Receipt
 from avne.paths import Session
 from avne.privileged.launch import Request
@@ -32,3 +33,4 @@ class Job(NamedTuple):
     kinds: frozenset[str]  # of all upstreams and their layers
     request: Request  # what the environment is to be
     receipt: Receipt | None = None
+    place: Place | None = None  # where workers elsewhere may join

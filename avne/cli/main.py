@@ -192,7 +192,11 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     switch_direct = "let rules lead past Tor and every proxy, from this machine's own address (direct)"
     parser.add_argument("--allow-direct", action="store_true", help=switch_direct)
     setting("isolate", "HOW")
+    setting("optimistic", "PORT[,PORT…]")
     setting("workers", "N")
+    setting("workers_at", "tcp://ADDR:PORT")
+    setting("workers_key", "FILE")
+    setting("workers_allowed", "FILE")
     setting("dns", "MODE")
     setting("resolver", "HOST:PORT")
     setting("helper", "KIND")
@@ -316,6 +320,32 @@ def _workers(options: argparse.Namespace) -> int:
     from avne.cli.crew import workers
 
     return workers(options.target, options.change, options.json)
+
+
+def _prepare_worker(parser: argparse.ArgumentParser) -> None:
+    def needed(name: str, metavar: str, text: str) -> None:
+        parser.add_argument(name, required=True, metavar=metavar, help=text)
+
+    needed("--connect", "tcp://HOST:PORT", "where avne run --workers-at listens")
+    needed("--key", "FILE", "the key of this worker (avne keys), which is allowed there")
+    needed("--server-key", "KEY", "the public key of the run")
+    _upstream_option(parser)
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from avne.cli.remote import worker
+
+    return worker(options.connect, options.key, options.server_key, {"upstream": options.upstream})
+
+
+def _prepare_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="where the secret is, or is to be")
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from avne.cli.keys import keys
+
+    return keys(options.file)
 
 
 def _reload(options: argparse.Namespace) -> int:
@@ -448,6 +478,15 @@ COMMANDS = {
         "list an environment's upstream workers, or change their number",
         _prepare_workers,
         _workers,
+    ),
+    "worker": Command(
+        "--connect tcp://HOST:PORT --key FILE --server-key KEY [--upstream URL]",
+        "be an upstream worker of an environment on another machine",
+        _prepare_worker,
+        _worker,
+    ),
+    "keys": Command(
+        "FILE", "make a key for workers on other machines, and show its public half", _prepare_keys, _keys
     ),
     "reload": Command(
         "NAME|ID", "replace an environment's network, by a newer one for example", _prepare_stop, _reload

@@ -80,8 +80,12 @@ class Network:
             self._hire() if self._job.hire else Part("the network process", "net", early.take(NETSTACK))
         )
         config = {**self._job.netstack, "generation": self._generation, "epoch": self._epoch}
-        capture = self._job.capture
-        self._netstack.control.send("config", config, fds=(capture,) if capture >= 0 else ())
+        place, capture = self._job.place, self._job.capture
+        if place:
+            config.update(place.config())
+        fds = [place.fd] if place else []
+        fds += [capture] if capture >= 0 else []
+        self._netstack.control.send("config", config, fds=tuple(fds))
         self._parts.watch(self._netstack, self._on_netstack, self._netstack_died)
         for number, slot in self._slots.items():
             if slot.wanted:
@@ -281,6 +285,8 @@ class Network:
         if self.phase != LASTING:
             raise AvneError("the environment is starting or ending", "Try again while its program runs.")
         wanted = [number for number, slot in self._slots.items() if slot.wanted]
+        if not self._job.workers:
+            raise AvneError("all its workers are on other machines", "Start or end them there: avne worker.")
         least = len(self._job.routings)
         if not least <= len(wanted) + by <= MAX_WORKERS:
             each = "" if least == 1 else ", as there are upstreams"

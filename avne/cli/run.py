@@ -14,6 +14,7 @@ from avne.cli import isolation, routing
 from avne.cli.capture import open_capture
 from avne.cli.console import Console
 from avne.cli.early import Early
+from avne.cli.elsewhere import open_place
 from avne.cli.environment import PROXY, program_environment
 from avne.cli.job import Job
 from avne.cli.openings import NONE, Openings, Options
@@ -66,6 +67,8 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
     helpers = _helpers(config, options)
     written = routing.parse(config)
     isolation.check(config, written)
+    routing.check_optimistic(config, written)
+    place = open_place(config, written)
     direct = written.direct()
     if direct and not more.allow_direct:
         routing.refuse_direct(written)
@@ -74,7 +77,7 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
     capture_fd = open_capture(more.capture) if more.capture is not None else -1
     try:
         with (
-            _upstream(written, config, console) as known,
+            upstreams(written, config, console) as known,
             _session(config, console, more.name) as (session, log),
         ):
             openings = Openings(options, os.environ, session.directory, console)
@@ -101,6 +104,7 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
                 hire=config["netstack"],
                 request=openings.request,
                 receipt=receipt,
+                place=place,
             )
             if receipt:
                 receipt.begin(session.id, known.default, options, direct)
@@ -167,10 +171,10 @@ def warn_of_hidden(argv: list[str], openings: Openings, console: Console) -> Non
 
 
 @contextlib.contextmanager
-def _upstream(written: Routing, config: Config, console: Console) -> Iterator[Routing]:
+def upstreams(written: Routing, config: Config, console: Console) -> Iterator[Routing]:
     """The upstreams to use; where one is avne's own Tor, that is held for as long as this."""
     credentials = isolation.credentials(config)
-    if not written.needs_tor:
+    if not written.needs_tor or not config["workers"]:
         origin = config.values["upstream"].origin
         console.phase(f"upstream {', '.join(one.redacted() for one in written.pool)}, from {origin}")
         yield written.completed(None, credentials)
@@ -232,6 +236,7 @@ def _netstack_config(session: Session, config: Config, known: Routing) -> dict[s
     return {
         "session": session.id,
         "isolate": isolation.for_netstack(config),
+        "optimistic": config["optimistic"],
         "dns": config["dns"],
         "resolver": routing.resolver(config),
         "spread": len(known.pool) > 1,

@@ -26,14 +26,14 @@ MAX_DELAY = 8.0
 
 
 def number(wanted: int | str, upstreams: int) -> int:
-    """How many to start where `wanted` is a number or "auto"; each of the upstreams has one.
+    """How many to start where `wanted` is a number or "auto"; each upstream has one, or none has.
 
     On this machine a worker only opens connections, and the netstack moves the bytes.  So "auto" leaves it a
     processor, and gives the others a worker each, up to 8.
     """
     if wanted == "auto":
         wanted = min(8, max(1, len(os.sched_getaffinity(0)) - 1))
-    return max(int(wanted), upstreams)
+    return max(int(wanted), upstreams) if wanted else 0
 
 
 class Restarts:

@@ -35,6 +35,7 @@ NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "gettid": (186, 178), "getpid": (39, 172), "sched_yield": (24, 124), "sched_getaffinity": (204, 123),
     "rt_sigreturn": (15, 139), "rt_sigprocmask": (14, 135), "rt_sigaction": (13, 134),
     "sigaltstack": (131, 132), "prctl": (157, 167),
+    "mlock": (149, 228), "munlock": (150, 229),
     # descriptors
     "read": (0, 63), "readv": (19, 65), "write": (1, 64), "writev": (20, 66), "close": (3, 57),
     "ioctl": (16, 29), "fcntl": (72, 25), "fstat": (5, 80), "lseek": (8, 62), "ftruncate": (77, 46),

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import socket
+import sys
 from typing import Final
 
 from avne.confine.rules import call, one_of, with_all, without
@@ -64,3 +66,13 @@ class Threads:
         call("prctl", one_of(0, _PR_SET_NAME, _PR_SET_VMA)),
     )  # fmt: skip
     REFUSED: Final = {"clone3": errno.ENOSYS}
+
+
+def rehearse_fault() -> None:
+    """As when something of ours breaks: what a traceback loads is loaded before the filter."""
+    try:
+        b"\xff".decode("ascii")
+    except UnicodeDecodeError as error:
+        stderr, sys.stderr = sys.stderr, io.StringIO()
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.stderr = stderr

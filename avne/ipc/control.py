@@ -12,8 +12,8 @@ The verbs::
                             workers [[IDENTITY, KIND, FLOWS, LEAVING] …]
                             capture-ended ERRNO · whose NUMBER KEY · log LEVEL EVENT {…}
     supervisor → worker     config {…} (+ the lane's fd, if there is no endpoint)
-                            socket PATH (+ fd of the proxy's, if it is there)
-    worker → supervisor     ready · failed PROBLEM CURE · reopen PATH · log LEVEL EVENT {…}
+                            socket PATH (+ fd of the proxy's, if it is there) · leave
+    worker → supervisor     ready · failed PROBLEM CURE · reopen PATH · lost WHY · log LEVEL EVENT {…}
 
 A KEY is a connection of the program's (cli/connections.py), NUMBER that of a question (netstack/owners.py),
 to which OWNER is the answer.  MISSING is 0 for a tun, else the descriptor is a packet socket

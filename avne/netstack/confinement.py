@@ -29,4 +29,5 @@ def policy(router: bool, captures: bool) -> rules.Policy:
         from avne.netstack import capture
 
         modules.append(capture.SYSCALLS)
-    return rules.gather("netstack", [*modules, SYSCALLS], runtime.REFUSED)
+    name = "netstack with workers elsewhere" if router else "netstack"
+    return rules.gather(name, [*modules, SYSCALLS], runtime.REFUSED)

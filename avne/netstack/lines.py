@@ -2,7 +2,7 @@
 """The netstack's ends of its lines to the workers: a lane for each of this machine, a router for the others.
 
 The supervisor announces a lane before its worker gets the other end: so what it says comes by that.  Nobody
-else is heard under the identity of a worker with a lane.
+else is heard under the identity of a worker with a lane: those of workers elsewhere begin with ELSEWHERE.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from avne.errors import Malformed
 from avne.ipc.lane import Lane
-from avne.ipc.messages import BadFrames
+from avne.ipc.messages import DRAIN, BadFrames, encode
 from avne.netstack.leases import Attachment
 from avne.netstack.upstreams import Message
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SYSCALLS = ("epoll_ctl",)
 _ROUTER_MESSAGES_PER_TURN = 64
+ELSEWHERE = b"r-"  # what the names of workers elsewhere begin with
 
 Received = tuple[bytes, bytes, Attachment]  # worker, header, payload or socket
 
@@ -42,10 +43,14 @@ class Lines:
     def __init__(self, router: Router | None, epoll: select.epoll) -> None:
         self._router = router
         self._epoll = epoll
-        self._router_fd = -1
+        self._router_fds: list[int] = []
         if router is not None:
-            self._router_fd = router.fileno()
-            epoll.register(self._router_fd, select.EPOLLIN)
+            self._router_fds = [router.fileno(), *router.others()]
+        for fd in self._router_fds:
+            epoll.register(fd, select.EPOLLIN)
+        self.heard: set[bytes] = set()  # by the router; the caller clears it
+        self._cut_off: set[bytes] = set()  # of the router, which cannot end their connections
+        self.strangers = 0  # messages of others than workers
         self.check_router = False  # it may have something
         self._lanes: dict[bytes, Lane] = {}
         self._by_fd: dict[int, bytes] = {}
@@ -65,6 +70,9 @@ class Lines:
         """
         lane = self._lanes.pop(worker, None)
         if lane is None:
+            self._cut_off.add(worker)
+            if self._router is not None:
+                self._router.send(worker, encode(DRAIN, 0))
             return []
         self._epoll.unregister(lane.fileno())
         del self._by_fd[lane.fileno()]
@@ -74,7 +82,7 @@ class Lines:
 
     def on_event(self, fd: int, mask: int) -> Iterator[Received]:
         """What an event of epoll brings.  Raises `CutOff`."""
-        if fd == self._router_fd:
+        if fd in self._router_fds:
             self.check_router = True
             return
         worker = self._by_fd.get(fd)
@@ -103,14 +111,22 @@ class Lines:
             try:
                 message = self._router.receive()
             except BadFrames as error:
-                if error.peer in self._lanes:
-                    continue
-                raise CutOff(error.peer, error.reason) from error
+                if self._is_heard(error.peer):
+                    raise CutOff(error.peer, error.reason) from error
+                continue
             if message is None:
                 self.check_router = False
                 return
-            if message[0] not in self._lanes:
+            if self._is_heard(message[0]):
+                self.heard.add(message[0])
                 yield message
+
+    def _is_heard(self, peer: bytes) -> bool:
+        """Who is not named as workers elsewhere are is none: nor is one that was cut off."""
+        if not peer.startswith(ELSEWHERE):
+            self.strangers += 1
+            return False
+        return peer not in self._cut_off
 
     def idle(self) -> bool:
         """Whether the process may sleep: nothing waits here, in or out."""

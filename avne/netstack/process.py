@@ -28,7 +28,7 @@ from avne.errors import Malformed
 from avne.ipc.control import Control
 from avne.ipc.streams import Streams
 from avne.limits import LEAST_READ, TUN_MTU
-from avne.netstack import orphans
+from avne.netstack import elsewhere, orphans
 from avne.netstack.confinement import ROUTER_THREADS, policy
 from avne.netstack.dns.resolver import Config
 from avne.netstack.lines import CutOff, Lines, Received
@@ -39,7 +39,6 @@ from avne.netstack.warm_up import warm_up
 from avne.netstack.wire import split, vnet
 
 if TYPE_CHECKING:
-    from avne.ipc.channel import Router
     from avne.netstack.capture import Capture
 
 _READ = vnet.SIZE + TUN_MTU + 16
@@ -61,8 +60,7 @@ class Process:
         config: dict[str, Any] = message[1]
         router = "endpoint" in config
         captures = len(fds) > router
-        # While there are files.
-        if router:
+        if router:  # while there are files
             import avne.ipc.channel
         if captures:
             import avne.netstack.capture  # noqa: F401
@@ -74,11 +72,15 @@ class Process:
         self._stack.upstreams.tokens = Tokens(mode, config.get("epoch", ""), key)
         self._stack.owners.asks = mode == PROGRAM
         self._stack.upstreams.spread = config.get("spread", False)
+        self._stack.upstreams.kind = config.get("kind", "")
         self._stack.account.keep_names = bool(config.get("log_names"))
+        self._stack.optimistic = frozenset(config.get("optimistic", ()))
         generation = config.get("generation", 1)
         self._stack.port53.names.begin_at(generation)
         self._epoll = select.epoll()
-        self._lines = Lines(self._router(config, fds), self._epoll)
+        listening = elsewhere.listen(config, fds)
+        self._lines = Lines(listening, self._epoll)
+        self._elsewhere = elsewhere.Elsewhere(listening, self._lines, self._stack) if listening else None
         self._capture = self._stack.capture = self._begin_capture(config["session"], generation, *fds)
         self._streams = Streams(self._epoll, self._log, self._stack.pool, LEAST_READ)
         self._stack.upstreams.streams = self._streams
@@ -110,14 +112,6 @@ class Process:
             if message[0] != "lane":
                 raise RuntimeError(f"expected {verb}, got {message[0]}")
             self._add_lane(message[1].encode(), fds[0])
-
-    @staticmethod
-    def _router(config: dict[str, Any], fds: list[int]) -> Router | None:
-        if "endpoint" not in config:
-            return None
-        from avne.ipc.channel import Router
-
-        return Router(fds.pop(0), config["endpoint"])
 
     def _begin_capture(self, session: str, generation: int, fd: int = -1) -> Capture | None:
         if fd < 0:
@@ -170,6 +164,9 @@ class Process:
                 self._read_tun(now)
             if lines.check_router:
                 self._handle(lines.receive(), now)
+            if self._elsewhere:
+                for worker, reason in self._elsewhere.take_turn(now):
+                    self._cut_off(worker, reason, now)
             if messages:
                 self._write_workers(now)  # they go on while we do the rest
             stack.push(now)
@@ -197,6 +194,8 @@ class Process:
     def _due(self) -> float:
         """When the next turn is due at the latest, if nothing comes."""
         due = self._streams.poll_at()
+        if self._elsewhere:
+            due = min(due, self._elsewhere.poll_at())
         if (stack := self._stack.poll_at()) is not None:
             due = min(due, stack)
         longest = _DRAIN_REPORT if self._draining else 60.0

@@ -63,6 +63,7 @@ class Stack:
         self.internet = Internet(self.packets, self.counters)
         self.capture: Capture | None = None  # who wants to hear what the upstream says of a flow
         self.upstreams = Upstreams()
+        self.optimistic: frozenset[int] = frozenset()  # ports whose SYNs are answered before the upstream has
         self.connections: dict[bytes, Connection] = {}
         self.half_open = 0
         self.pool = Pool()  # whose room `receive_text` is called with
@@ -282,7 +283,12 @@ class Stack:
 
     def worker_gone(self, worker: bytes, now: float) -> None:
         """A worker has died, or was cut off: its flows get a RST, its queries an error."""
-        for query in self.upstreams.leave(worker, now):
+        upstreams = self.upstreams
+        if (
+            worker in upstreams.workers and worker not in upstreams.lanes
+        ):  # the supervisor knows of the others
+            self.logs.append(("info", "worker-gone", {"worker": worker.decode()}))
+        for query in upstreams.leave(worker, now):
             self.port53.resolved(query, Code.UPSTREAM_DOWN, [], 0, now)
         self.port53.upstream_changed(now)
 

@@ -78,6 +78,7 @@ class Upstreams:
         self.budget = Budget()
         self.tokens = Tokens()
         self.spread = False  # the workers have upstreams of their own
+        self.kind = ""  # of all upstreams, where workers elsewhere may bring another one
         self._last_flow = 0
         self._paces: dict[tuple[int, int], Pace] = {}
         self.leaving: list[Worker] = []
@@ -103,6 +104,8 @@ class Upstreams:
         _, _, version, kind, capabilities = message
         if version != messages.WIRE_VERSION or identity in self.workers or not identity.isascii():
             raise Malformed("wire-hello")
+        if self.kind and identity not in self.lanes and kind != self.kind:
+            raise Malformed("wire-kind")
         worker = Worker(identity, kind, Capability(capabilities), identity in self.lanes)
         self.workers[identity] = worker
         self.messages.append((identity, encode(messages.READY, 0), None))

@@ -15,7 +15,7 @@ import socket
 import time
 from typing import Any
 
-from avne.confine import fault
+from avne.confine import runtime
 from avne.ipc import messages
 from avne.ipc.messages import Capability, encode
 from avne.ipc.streams import Streams
@@ -128,7 +128,7 @@ def warm_up(name: str | None) -> None:
     session.now += 5
     session.turn()
     session.close()
-    fault.warm_up()
+    runtime.rehearse_fault()
 
 
 def _connection(session: _Session, server: bytes, port: int) -> None:
@@ -136,7 +136,7 @@ def _connection(session: _Session, server: bytes, port: int) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         guest = _Guest(session, server, port)
-        session.answer(messages.SOCKET, 0, 0, int(_CAN), 0, sock=ours)
+        session.answer(messages.SOCKET, 0, 0, int(_CAN), 0, 0, sock=ours)
         guest.send(tcp.ACK)
         guest.send(tcp.ACK | tcp.PSH, bytes(3000))
         theirs.recv(4096)

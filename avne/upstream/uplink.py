@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from avne.ipc import messages
+from avne.ipc.heartbeat import Heartbeats
 from avne.ipc.lane import Lane
+from avne.ipc.messages import encode
 
 if TYPE_CHECKING:
     from avne.ipc.channel import Dealer
 
 SYSCALLS = ("epoll_ctl", "close")
 _MESSAGES_PER_TURN = 128
+_NETSTACK = b""  # the only peer
 
 Payload = bytes | memoryview
 Received = tuple[bytes, Payload | None]  # header, payload
@@ -25,6 +30,7 @@ class Uplink:
 
     takes_sockets: bool  # whether the netstack is on this machine
     closed = False  # the netstack is gone
+    why = ""  # it is closed, where that can be known: news of channel.py, or "silent"
 
     def close(self) -> None:
         raise NotImplementedError
@@ -52,14 +58,22 @@ class Uplink:
         """Whether the worker may sleep: nothing waits here, in or out."""
         raise NotImplementedError
 
+    def poll_at(self) -> float:
+        """When `handle_timer` is due."""
+        return float("inf")
+
+    def handle_timer(self, now: float) -> None:
+        """Ask whether the netstack is there, where nothing else would tell."""
+
 
 def connect(config: dict[str, Any], lane: socket.socket | None, epoll: select.epoll) -> Uplink:
     """The line that a worker's configuration says: by `lane`, or to its endpoint."""
     if lane is not None:
         return LaneUplink(Lane(lane), epoll)
-    from avne.ipc.channel import Dealer
+    from avne.ipc.channel import Dealer, Keys
 
-    return DealerUplink(Dealer(config["endpoint"], config["identity"].encode()), epoll)
+    keys = Keys(*config["keys"]) if "keys" in config else None
+    return DealerUplink(Dealer(config["endpoint"], config["identity"].encode(), keys), epoll)
 
 
 class LaneUplink(Uplink):
@@ -117,7 +131,10 @@ class DealerUplink(Uplink):
         self._dealer = dealer
         self._fd = dealer.fileno()
         self._check = False  # it may have something
-        epoll.register(self._fd, select.EPOLLIN)
+        self._others = dealer.others()
+        self._beats = Heartbeats(time.monotonic()) if self._others else None
+        for one in (self._fd, *self._others):
+            epoll.register(one, select.EPOLLIN)
 
     def close(self) -> None:
         self._dealer.close()
@@ -130,10 +147,24 @@ class DealerUplink(Uplink):
         """What is sent leaves at once."""
 
     def on_event(self, fd: int, mask: int) -> Iterator[Received] | None:
-        if fd != self._fd:
+        if fd in self._others:
+            for what, _ in self._dealer.news():
+                self.closed, self.why = True, self.why or what
+        elif fd != self._fd:
             return None
         self._check = True
         return iter(())
+
+    def poll_at(self) -> float:
+        return self._beats.poll_at() if self._beats else float("inf")
+
+    def handle_timer(self, now: float) -> None:
+        if self._beats:
+            ask, silent = self._beats.handle_timer((_NETSTACK,), now)
+            if silent:
+                self.closed, self.why = True, "silent"
+            elif ask:
+                self.send(encode(messages.PING, 0, 0))
 
     def receive(self) -> Iterator[Received]:
         if not self._check:
@@ -143,6 +174,8 @@ class DealerUplink(Uplink):
             if message is None:
                 self._check = False
                 return
+            if self._beats:
+                self._beats.heard.add(_NETSTACK)
             yield message[1], message[2]
 
     def idle(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import socks  # noqa: F401 (replay.py would load it when it is first used, where there are no files any more)
 
-from avne.confine import fault
+from avne.confine import runtime
 from avne.ipc.messages import Code
 from avne.upstream.base import OpenError, Upstream
 from avne.upstream.failure import explain
@@ -39,7 +39,7 @@ def warm_up() -> None:
     thread = threading.Thread(target=bytes)
     thread.start()  # the first one installs a signal's handler (glibc), which is for no filter
     thread.join()
-    fault.warm_up()
+    runtime.rehearse_fault()
 
 
 def _negotiate(host: str, replies: tuple[bytes, ...]) -> None:

@@ -135,6 +135,8 @@ class Worker:
                 gc.collect(0)  # idle: flows have no cycles, but exceptions may leave some
             for fd, mask in events:
                 self._on_event(fd, mask)
+            if uplink.closed:
+                self._leave()
             if not uplink.takes_sockets:
                 self._receive(uplink.receive())
             streams.take_turn()
@@ -151,7 +153,14 @@ class Worker:
         self._streams.handle_timer()
         if self._checked:
             self._frames.handle_timer()
+        self._uplink.handle_timer(now)
         self._report_stats()
+
+    def _leave(self) -> NoReturn:
+        """The netstack has gone, or has cut us off."""
+        if self._uplink.why:
+            self._control.send("lost", self._uplink.why)
+        os._exit(0)
 
     def _on_event(self, fd: int, mask: int) -> None:
         if fd == self._control.fileno():
@@ -171,12 +180,11 @@ class Worker:
                 or self._services.on_event(fd)
             ):
                 self._frames.on_event(fd, mask)
-            if self._uplink.closed:
-                os._exit(0)  # the netstack has gone, or has cut us off
 
     def _timeout(self) -> float:
         """Seconds until a turn is due, if nothing comes."""
         due = min(self._streams.now + 60.0, self._services.poll_at(), self._streams.poll_at())
+        due = min(due, self._uplink.poll_at())
         due = min(due, *(negotiations.poll_at() for negotiations in self._negotiations))
         if self._checked:
             due = min(due, self._frames.poll_at())
@@ -217,6 +225,8 @@ class Worker:
         elif kind == messages.PING:
             self._streams.write()  # the answer says that what came before has been done
             self._uplink.send(encode(messages.PONG, number, message[2]))
+        elif kind == messages.EARLY:
+            self._hurry(number, message[2])
         elif number not in self._opening:
             self._frames.handle(message, payload)
         elif kind == messages.RESET:
@@ -235,7 +245,8 @@ class Worker:
         upstream = route.upstream
 
         def done(result: socket.socket | OpenError) -> None:
-            if self._opening.pop(number, None) is None:  # given up meanwhile
+            opening = self._opening.pop(number, None)
+            if opening is None:  # given up meanwhile
                 if isinstance(result, socket.socket):
                     result.close()
                 return
@@ -243,7 +254,8 @@ class Worker:
             if isinstance(result, OpenError):
                 self._refuse(number, self._routes.refusal(route, result), upstream)
             else:
-                self._hand_over(number, result, credit, route)
+                early = opening.early if isinstance(opening, Opening) else 0
+                self._hand_over(number, result, credit, route, early)
 
         attempt = self._opening[number] = Attempt()
         TOKEN.set(token)
@@ -261,13 +273,22 @@ class Worker:
         elif number in self._opening:  # not done yet
             self._opening[number] = opening
 
-    def _hand_over(self, number: int, sock: socket.socket, credit: int, route: Route) -> None:
+    def _hurry(self, number: int, data: bytes) -> None:
+        """A flow's first bytes, before it is open; if it is already, its netstack writes them."""
+        if not self._uplink.takes_sockets:
+            raise Malformed("wire-turn")
+        opening = self._opening.get(number)
+        if isinstance(opening, Opening):
+            opening.hurry(data)
+
+    def _hand_over(self, number: int, sock: socket.socket, credit: int, route: Route, early: int) -> None:
         """A connected socket, to who moves its bytes."""
         if not self._uplink.takes_sockets:
             self._frames.adopt(number, sock, credit, route.number)
             return
         upstream = route.upstream
-        about = int(self._streams.now * 1e6), route.number, int(upstream.capabilities), upstream.rate
+        can = int(upstream.capabilities)
+        about = int(self._streams.now * 1e6), route.number, can, upstream.rate, early
         self._uplink.give(encode(messages.SOCKET, number, *about), sock)
 
     def _refuse(self, number: int, error: OpenError, upstream: Upstream | None = None) -> None:
@@ -348,6 +369,8 @@ class Worker:
             os._exit(0)  # the supervisor has gone
         if message[0] == "socket" and message[1] in self._doors:
             self._doors[message[1]].renew(fds[0] if fds else None)
+        elif message[0] == "leave":
+            self._uplink.send(encode(messages.DRAIN, 0))
 
     def _log(self, level: str, event: str, fields: dict[str, Any]) -> None:
         with contextlib.suppress(BlockingIOError):  # a supervisor that is stopped (^Z) misses it

@@ -62,8 +62,13 @@ class Place:
         assert line, "".join(said)
 
     @property
+    def pid(self) -> int:
+        """Of who holds it."""
+        return self._holder.pid
+
+    @property
     def prefix(self) -> list[str]:
-        return ["nsenter", "-t", str(self._holder.pid), *self._user_namespace, "-m", "--"]
+        return ["nsenter", "-t", str(self.pid), *self._user_namespace, "-m", "--"]
 
     def close(self) -> None:
         assert self._holder.stdin

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What happens to a run: one of its parts is killed, stopped, or gets no memory, descriptors or disk.
+"""What happens to a run: one of its parts is killed, stopped, gets no memory or descriptors; disk and clock.
 
-An act is done to one `Run`, with a random source, on the `Ground` that the runs share.
+An act is done to one `Run` on its `Ground`, with a random source.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -17,11 +18,10 @@ from random import Random
 from typing import NamedTuple
 
 from tests.bed.runs import Run
-from tests.chaos.ground import NET, WORKER, Ground
+from tests.chaos.ground import Ground
 
-HOUR = 3600.0
-
-Do = Callable[[Run, Random, Ground], None]
+WORKER = "socks5 1"
+Do = Callable[[Run, Ground, Random], None]
 
 
 class Act(NamedTuple):
@@ -33,7 +33,11 @@ class Act(NamedTuple):
     weight: int = 1
 
 
-def _pid(run: Run, part: str, ground: Ground) -> int:
+def pid_of(run: Run, ground: Ground, part: str) -> int:
+    """Raises AssertionError where it is just being replaced."""
+    if part == NET and ground.service:
+        (netstack,) = hired(ground)
+        return netstack
     if part == "supervisor":
         return run.supervisor
     if part == "init":
@@ -43,7 +47,17 @@ def _pid(run: Run, part: str, ground: Ground) -> int:
     if part == "program":
         (program,) = _children(run.init)
         return program
-    return ground.part(run, part)
+    return run.part(part)
+
+
+def hired(ground: Ground) -> list[int]:
+    """The netstacks of the service."""
+    found = []
+    for pid in _children(ground.service):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == f"avne [{NET}]\n":
+                found.append(pid)
+    return found
 
 
 def _parent(pid: int) -> int:
@@ -56,12 +70,12 @@ def _children(pid: int) -> list[int]:
 
 
 def _kill(part: str) -> Do:
-    return lambda run, _random, ground: os.kill(_pid(run, part, ground), signal.SIGKILL)
+    return lambda run, ground, _random: os.kill(pid_of(run, ground, part), signal.SIGKILL)
 
 
 def _stop(part: str, longest: float) -> Do:
-    def do(run: Run, random: Random, ground: Ground) -> None:
-        process = os.pidfd_open(_pid(run, part, ground))
+    def do(run: Run, ground: Ground, random: Random) -> None:
+        process = os.pidfd_open(pid_of(run, ground, part))
         try:
             signal.pidfd_send_signal(process, signal.SIGSTOP)
             time.sleep(random.uniform(0.05, longest))
@@ -75,8 +89,8 @@ def _stop(part: str, longest: float) -> Do:
 def _limit(part: str, which: str, room: Callable[[int], int]) -> Do:
     """For a moment `part` may have no more of a resource than `room(pid)` says."""
 
-    def do(run: Run, random: Random, ground: Ground) -> None:
-        pid = _pid(run, part, ground)
+    def do(run: Run, ground: Ground, random: Random) -> None:
+        pid = pid_of(run, ground, part)
         before = _limits(pid)[which]
         _set(pid, which, str(room(pid)))
         time.sleep(random.uniform(0.1, 0.6))
@@ -88,7 +102,7 @@ def _limit(part: str, which: str, room: Callable[[int], int]) -> Do:
 def _limits(pid: int) -> dict[str, str]:
     """The soft limits by prlimit(1)'s names (proc_pid_limits(5))."""
     rows = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
-    names = {"Max open files": "nofile", "Max address space": "as"}
+    names = {"Max open files": "nofile", "Max address space": "as", "Max file size": "fsize"}
     return {names[row[:26].strip()]: row[26:].split()[0] for row in rows if row[:26].strip() in names}
 
 
@@ -108,42 +122,54 @@ def _memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def _full_disk(_run: Run, random: Random, ground: Ground) -> None:
-    ground.fill()
-    time.sleep(random.uniform(0.1, 0.6))
-    ground.free()
+def _nothing(pid: int) -> int:
+    return 0
 
 
-def _wall_clock(_run: Run, random: Random, ground: Ground) -> None:
-    """An hour to and fro, as where somebody sets it."""
-    clocks = ground.clocks
-    clocks.set(random.choice([at for at in (-HOUR, 0.0, HOUR) if at != clocks.wall]), clocks.monotonic)
+def _full_disk(run: Run, ground: Ground, random: Random) -> None:
+    """While there is something for the log: a worker dies, and has a successor."""
+    with ground.full():
+        os.kill(pid_of(run, ground, WORK), signal.SIGKILL)
+        time.sleep(random.uniform(0.3, 0.8))
 
 
-def _suspend(_run: Run, random: Random, ground: Ground) -> None:
-    """Minutes that nobody has lived through."""
-    clocks = ground.clocks
-    clocks.set(clocks.wall, clocks.monotonic + random.uniform(60, 900))
+def _jump(run: Run, ground: Ground, wall: float, monotonic: float) -> None:
+    for part in (TOP, NET, WORK):
+        if not ground.has_clock(pid_of(run, ground, part)):
+            raise RuntimeError(f"{part} has the machine's clock")
+    ground.clock.jump(wall, monotonic)
 
 
-TOP = "supervisor"
+def _set_clock(run: Run, ground: Ground, random: Random) -> None:
+    """As an administrator, or NTP, does: forwards or back, by an hour at the most."""
+    _jump(run, ground, random.uniform(-3600, 3600), 0)
+
+
+def _suspend(run: Run, ground: Ground, random: Random) -> None:
+    """What a machine that slept has missed: every timer is due at once."""
+    seconds = random.choice((1.0, 30.0, 90.0, 600.0, 7200.0))
+    _jump(run, ground, seconds, seconds)
+
+
+NET, WORK, TOP = "net", WORKER, "supervisor"
 ACTS = [
     Act("kill netstack", _kill(NET), "may end", 4),
-    Act("kill worker", _kill(WORKER), "may end", 4),
+    Act("kill worker", _kill(WORK), "may end", 4),
     Act("kill supervisor", _kill(TOP), "ends", 2),
     Act("kill init", _kill("init"), "ends", 2),
     Act("kill guard", _kill("guard"), "ends", 2),
     Act("kill program", _kill("program"), "ends", 1),
     Act("stop netstack", _stop(NET, 3.0), weight=2),
-    Act("stop worker", _stop(WORKER, 3.0), weight=2),
+    Act("stop worker", _stop(WORK, 3.0), weight=2),
     Act("stop supervisor", _stop(TOP, 2.0)),
     Act("stop init", _stop("init", 1.0)),
     Act("no descriptors: netstack", _limit(NET, "nofile", _descriptors), "may end", 2),
-    Act("no descriptors: worker", _limit(WORKER, "nofile", _descriptors), "may end", 2),
+    Act("no descriptors: worker", _limit(WORK, "nofile", _descriptors), "may end", 2),
     Act("no descriptors: supervisor", _limit(TOP, "nofile", _descriptors), "may end"),
     Act("no memory: netstack", _limit(NET, "as", _memory), "may end", 2),
-    Act("no memory: worker", _limit(WORKER, "as", _memory), "may end", 2),
-    Act("full disk", _full_disk, weight=2),
-    Act("wall clock an hour to or fro", _wall_clock),
-    Act("monotonic clock minutes forward", _suspend, weight=2),
+    Act("no memory: worker", _limit(WORK, "as", _memory), "may end", 2),
+    Act("no file may grow: supervisor", _limit(TOP, "fsize", _nothing)),
+    Act("disk full, and a worker killed", _full_disk, "may end", 2),
+    Act("wall clock set, ± 1 h", _set_clock, weight=2),
+    Act("clocks jump, 1 s to 2 h", _suspend, weight=2),
 ]

@@ -16,20 +16,24 @@ import os
 import select
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.bed import places
+from tests.bed import people, places
+from tests.bed.installed import Installed
 from tests.bed.leftovers import DIRECTORIES, is_held
 from tests.bed.runs import Avne, Run
 from tests.bed.wire import Wire, of_the_world
-from tests.chaos.acts import ACTS, Act
-from tests.chaos.ground import DISK, NET, WORKER, Ground
+from tests.chaos.acts import ACTS, Act, hired
+from tests.chaos.ground import Ground
 from tests.chaos.guest import SOURCE
 
 SERVED = 10.0  # seconds within which a run that lives has opened a new connection
 GONE = 1.0
+RUN = 12  # acts, on average, after which a run is let end by itself, if none has ended it
+CAPTURED = 0.3  # of the runs write what they see to the disk, until it is full
 DRAINED = 35.0  # what a program had sent is handed on after its end, for 30 s at the most
 
 
@@ -39,9 +43,9 @@ class Tally:
     def __init__(self) -> None:
         self.acts: Counter[str] = Counter()
         self.runs = 0
-        self.full = 0  # captures that found the disk full, and said so
         self.packets = 0
         self.verified = self.wrong = self.early = self.broken = self.opened = 0
+        self.growth = 0.0  # of a supervisor's memory, from when its run was up to the run's orderly end, ×
         self.slowest = 0.0  # seconds until a new connection was served after an act
         self.faults: list[str] = []
 
@@ -50,20 +54,45 @@ class Tally:
             setattr(self, name, getattr(self, name) + state[name])
 
 
+MODES = {"rootless": "0666", "setuid": "0600", "root": "0600", "netstack --listen": "0666"}  # of the tun
+
+
+@contextlib.contextmanager
+def storm(mode: str, installed: Installed, user: people.Person, upstream: str, seed: str) -> Iterator[Storm]:
+    """One in a mode of `MODES`; `user` calls avne, but for root's."""
+    setup = installed.avne if mode == "setuid" else ""
+    person = people.ROOT if mode == "root" else user
+    ground = Ground(installed, MODES[mode], setup, user.name)
+    try:
+        kind = "rootless" if mode == "netstack --listen" else mode
+        avne = Avne(kind, installed.avne, person, ground.place)
+        serving = ground.serving(installed.avne) if kind != mode else contextlib.nullcontext("")
+        with serving as netstack:
+            yield Storm(avne, ground, upstream, Random(f"{seed} {mode}"), netstack)
+    finally:
+        ground.close()
+
+
 class Storm:
     """Raises nothing for what goes wrong: `tally.faults` has it."""
 
-    def __init__(self, avne: Avne, upstream: str, random: Random, ground: Ground, flows: int = 6) -> None:
+    def __init__(
+        self, avne: Avne, ground: Ground, upstream: str, random: Random, netstack: str = "", flows: int = 6
+    ) -> None:
+        """`netstack`: the socket of a service that has the netstacks."""
         self._avne = avne
+        self._ground = ground
+        self._settings = {"XDG_STATE_HOME": str(ground.disk)}
+        self._options = ["--netstack", netstack] if netstack else []
         self._upstream = upstream
         self._random = random
-        self._ground = ground
         self._flows = flows
         self.tally = Tally()
 
     def rage(self, count: int) -> None:
         """`count` acts, upon as many runs as they need."""
         before = _sessions()
+        mounts = self._ground.mounts()
         with Wire() as wire:
             while self.tally.acts.total() < count:
                 self._one_run(count)
@@ -72,20 +101,25 @@ class Storm:
             self.tally.faults += found[:10]
             if wire.lost():
                 self.tally.faults.append("the watcher lost packets: it proves nothing")
-        self._avne.run("true", upstream=self._upstream)  # removes what a killed supervisor has left
+        # Which removes what a killed supervisor has left.
+        self._avne.run("true", upstream=self._upstream, env=self._settings)
         self.tally.faults += [f"left behind: {path}" for path in _sessions() - before]
+        self.tally.faults += [f"mounted still: {line}" for line in self._ground.mounts() - mounts]
 
     def _one_run(self, count: int) -> None:
         tally = self.tally
         tally.runs += 1
         words = ["python3", "-c", SOURCE, places.V4, str(self._flows)]
-        self._ground.clear()
-        options, upstream, env = self._writers()
-        with self._avne.start(*words, upstream=upstream, options=options, stdin=True, env=env) as run:
+        options = list(self._options)
+        if self._random.random() < CAPTURED:
+            options += ["--capture", f"{self._ground.disk}/{tally.runs}.pcapng"]
+        with self._avne.start(
+            *words, upstream=self._upstream, options=options, env=self._settings, stdin=True
+        ) as run:
             assert run.stdout
             if run.stdout.readline() != "up\n":
                 raise AssertionError(f"a run did not start: {run.stderr.read() if run.stderr else ''}")
-            self._check_clocks(run)
+            memory = _memory(run.supervisor)
             state = self._state(run)
             while state is not None and tally.acts.total() < count:
                 (act,) = self._random.choices(ACTS, [act.weight for act in ACTS])
@@ -93,35 +127,17 @@ class Storm:
                 if state is None:
                     tally.add(before)
                     return
+                if state is not None and not self._random.randrange(RUN):
+                    break
             if state is not None:
+                tally.growth = max(tally.growth, _memory(run.supervisor) / memory)
                 tally.add(self._end(run))
-
-    def _writers(self) -> tuple[list[str], str, dict[str, str]]:
-        """Options, upstream and environment: all that avne writes goes to the small disk.
-
-        A run writes some of it.  A capture fills the disk within a moment.
-        """
-        options, upstream = [*self._ground.options], self._upstream
-        if self._random.random() < 0.3:
-            options += ["--capture", f"{DISK}/capture.pcapng"]
-        if self._random.random() < 0.5:
-            options += ["--receipt", f"{DISK}/receipt.json"]
-        if self._random.random() < 0.5:
-            upstream = f"log:{DISK}/connections+{upstream}"
-        return options, upstream, {"XDG_STATE_HOME": f"{DISK}/state"}
-
-    def _check_clocks(self, run: Run) -> None:
-        """A jump that does not reach a part would prove nothing."""
-        parts = {name: self._ground.part(run, name) for name in (NET, WORKER)}
-        for name, pid in {"supervisor": run.supervisor, **parts}.items():
-            if not self._ground.clocks.reach(pid):
-                self.tally.faults.append(f"{self._avne.mode}: {name} has the machine's clocks")
 
     def _after(self, run: Run, act: Act, state: dict[str, int]) -> dict[str, int] | None:
         """Do it; the state of the guest once a new connection was served, None where the run has ended."""
-        everything = [*run.parts(), *self._ground.netstacks()]
+        everything = self._parts(run)
         with contextlib.suppress(AssertionError, OSError, ValueError):  # the part is just being replaced
-            act.do(run, self._random, self._ground)
+            act.do(run, self._ground, self._random)
             self.tally.acts[act.name] += 1
         began = time.monotonic()
         if act.after == "ends":
@@ -165,7 +181,7 @@ class Storm:
         """The orderly end of a run: its last word."""
         assert run.stdin
         assert run.stdout
-        everything = [*run.parts(), *self._ground.netstacks()]
+        everything = self._parts(run)
         run.stdin.close()
         lines = run.stdout.read().splitlines()
         if run.wait(60) != 0:
@@ -173,6 +189,9 @@ class Storm:
         self._gone(everything, None, GONE)
         state: dict[str, Any] = json.loads(lines[-1])
         return state
+
+    def _parts(self, run: Run) -> list[int]:
+        return [*run.parts(), *(hired(self._ground) if self._ground.service else ())]
 
     def _gone(self, pids: list[int], act: Act | None, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -188,6 +207,11 @@ class Storm:
 
 def _errors(run: Run) -> str:
     return run.stderr.read().strip() if run.stderr else ""
+
+
+def _memory(pid: int) -> int:
+    """Resident, in pages."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
 
 
 def _lives(pid: int) -> bool:

@@ -40,7 +40,7 @@ def _later(package, module, arguments=""):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported, opened, declared = json.loads(done.stdout)
     # A traceback asks for its source lines, and does without.
-    return imported, [name for name in opened if not name.endswith("warm_up.py")], set(declared)
+    return imported, [name for name in opened if not name.endswith("confine/runtime.py")], set(declared)
 
 
 @pytest.mark.parametrize("capture", [True, False])

@@ -30,11 +30,14 @@ def test_doctor_shows_policies_and_proofs(tmp_path):
     done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert "netstack: 28 system calls; any other kills the process" in done.stdout
+    assert "netstack with workers elsewhere: 40 system calls" in done.stdout
+    assert "worker (remote): " in done.stdout
     assert "mmap(arg2&0x4=0x0)" in done.stdout
     done = subprocess.run([*words, "--json"], env=environ, capture_output=True, text=True, timeout=60)
     found = json.loads(done.stdout)
     assert {proof["name"]: proof["ok"] for proof in found["proofs"]} == {
         "netstack": True, "worker": True, "calls of the netstack": True, "calls of the worker": True,
+        "calls of the netstack with workers elsewhere": True,
     }  # fmt: skip
     assert "network: none but lo" in found["proofs"][0]["detail"]
 

@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from random import Random
+import pytest
 
-from tests.chaos.clocks import Clocks
-from tests.chaos.ground import Ground
-from tests.chaos.storm import Storm
+from tests.chaos.storm import MODES, storm
 
 
-def test_nothing_breaks(installed, user, bed, any_avne):
-    with Clocks(installed.dir, Path(installed.python)) as clocks:
-        storm = Storm(any_avne, bed.socks, Random(f"suite {any_avne.mode}"), Ground(clocks, any_avne.place))
-        storm.rage(8)
-    tally = storm.tally
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_breaks(installed, user, bed, mode):
+    with storm(mode, installed, user, bed.socks, "suite") as one:
+        one.rage(8)
+    tally = one.tally
     assert (tally.faults, tally.packets, tally.wrong, tally.early) == ([], 0, 0, 0)
     assert tally.acts.total() >= 8
     assert tally.verified > 0

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import zmq
 from guest import SERVER_V4, Socket
+from zmq.utils import z85
 
 from avne.ipc.channel import Dealer, Router
 from avne.ipc.control import Control
@@ -88,12 +89,12 @@ def test_each_worker_has_its_own_line(ends: Ends) -> None:
     ends.near.send(b"near")
     ends.near.flush()
     assert ends.heard() == [(b"w1.1", b"near", None)]
-    far = ends.dealer(b"r1")
+    far = ends.dealer(b"r-1")
     far.send(b"far", b"payload")
-    assert ends.heard() == [(b"r1", b"far", b"payload")]
+    assert ends.heard() == [(b"r-1", b"far", b"payload")]
     assert ends.lines.send((b"w1.1", b"to the near one", None))
     assert not ends.lines.idle()
-    assert ends.lines.send((b"r1", b"to the far one", b"x"))
+    assert ends.lines.send((b"r-1", b"to the far one", b"x"))
     ends.lines.flush()
     assert ends.near.receive() == [(b"to the near one", None)]
     while (message := far.receive()) is None:
@@ -108,17 +109,17 @@ def test_nobody_is_heard_under_the_name_of_a_worker_with_a_lane(ends: Ends) -> N
     rogue.send(b"I am w1.1")
     context = zmq.Context()
     with context.socket(zmq.DEALER) as raw:
-        raw.setsockopt(zmq.IDENTITY, b"r2")
+        raw.setsockopt(zmq.IDENTITY, b"r-2")
         raw.connect(ends.endpoint)
         raw.send_multipart([b"x"] * 3)
         with pytest.raises(CutOff) as caught:
             ends.heard()
-        assert caught.value.worker == b"r2"
+        assert caught.value.worker == b"r-2"
         rogue._socket.send_multipart([b"x"] * 3)
         rogue.send(b"again")
-        honest = ends.dealer(b"r1")
+        honest = ends.dealer(b"r-1")
         honest.send(b"hello")
-        assert ends.heard() == [(b"r1", b"hello", None)]
+        assert ends.heard() == [(b"r-1", b"hello", None)]
         raw.setsockopt(zmq.LINGER, 0)
     context.term()
     assert ends.lines.send((b"w1.1", b"yours", None))
@@ -133,7 +134,7 @@ def test_without_workers_elsewhere_there_is_no_other_line(tmp_path: Path) -> Non
     ends.near.flush()
     assert ends.heard() == [(b"w1.1", b"near", None)]
     assert ends.lines.send((b"w1.1", b"x", None))
-    assert not ends.lines.send((b"r1", b"x", None))
+    assert not ends.lines.send((b"r-1", b"x", None))
     ends.lines.flush()
     assert ends.lines.idle()
     ends.close()
@@ -170,6 +171,11 @@ class Guest:
         self.sockets[datagram.src, ports.src, ports.dst].take(segment)
 
 
+def _pair() -> tuple[bytes, bytes]:
+    secret = zmq.curve_keypair()[1]
+    return z85.decode(secret), z85.decode(zmq.curve_public(secret))
+
+
 class Far:
     """A netstack that workers elsewhere may join, and one that does."""
 
@@ -178,8 +184,10 @@ class Far:
         endpoint = "tcp://{}:{}".format(*listener.getsockname())
         self.pids: list[int] = []
         self.netstack = self._start("avne.netstack.process")
+        mine, its = _pair(), _pair()
         with listener:
-            config = {"session": "x", "endpoint": endpoint, "dns": "tcp"}
+            keys = [*mine, [its[1]]]
+            config = {"session": "x", "endpoint": endpoint, "dns": "tcp", "keys": keys}
             self.netstack.send("config", config, fds=(listener.fileno(),))
         tun, self.tun = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
         self.tun.settimeout(TIMEOUT)
@@ -188,7 +196,9 @@ class Far:
         spec = UpstreamSpec("socks5", server.address)
         self.worker = self._start("avne.upstream.worker")
         routing = {"rules": table([], spec).to_config(), "resolver": None, "about": {"upstream": "socks5"}}
-        self.worker.send("config", {"endpoint": endpoint, "identity": "r1", **routing})
+        self.worker.send(
+            "config", {"endpoint": endpoint, "identity": "r-1", "keys": [*its, [mine[1]]], **routing}
+        )
 
     def _start(self, module: str) -> Control:
         ours, theirs = Control.pair()
@@ -217,7 +227,7 @@ class Far:
 def test_a_worker_elsewhere_carries_a_connection() -> None:
     with SocksServer() as server, contextlib.closing(Far(server)) as far:
         assert far.said(far.netstack) == ["ready"]
-        assert far.said(far.netstack) == ["worker", "r1", "socks5"]
+        assert far.said(far.netstack) == ["worker", "r-1", "socks5"]
         assert far.said(far.worker) == ["ready"]
         guest = Guest(far.tun)
         socket = Socket(guest, SERVER_V4)  # type: ignore[arg-type]
@@ -228,6 +238,6 @@ def test_a_worker_elsewhere_carries_a_connection() -> None:
         while bytes(socket.data) != b"there and back":
             guest.take()
         assert server.requests[0].address == SERVER_V4
-        far.netstack.send("gone", "r1")
+        far.netstack.send("gone", "r-1")
         while not socket.reset:
             guest.take()
