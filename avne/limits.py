@@ -22,6 +22,10 @@ MAX_HALF_OPEN = 4096  # SYNs that wait for their upstream; further SYNs are drop
 # oldest ends.  A client that closes each connection first would else hold 30 s of them.
 HALF_CLOSED_MAX = 512
 
+# Connections from outside to the program (netstack/inbound.py).
+MAX_INBOUND = 1024  # open at the same time; who comes then waits in the kernel's queue
+INBOUND_UNDER_WAY = 64  # handed to the netstack and not taken: they have room in the control line
+
 # Credit: the bytes that one side of the wire may send and the other must be able to hold.
 # The receive window a guest sees is the credit its flow has left.
 CREDIT_MIN = 16 << 10  # per flow and direction, at first and however many are open

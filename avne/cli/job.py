@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from avne.cli.early import Early
 from avne.cli.elsewhere import Place
+from avne.cli.onion import Service
+from avne.cli.published import Opening
 from avne.cli.receipt import Receipt
 from avne.paths import Session
 from avne.privileged.launch import Request
@@ -32,5 +34,7 @@ class Job(NamedTuple):
     hire: str  # the socket of an `avne netstack`, or "" for a network process of our own
     kinds: frozenset[str]  # of all upstreams and their layers
     request: Request  # what the environment is to be
+    openings: list[Opening]  # ports of the host that lead inside
+    onion: Service | None  # where some of them are an onion service's
     receipt: Receipt | None = None
     place: Place | None = None  # where workers elsewhere may join

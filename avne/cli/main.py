@@ -221,6 +221,10 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     switch("--proxy-env", "set ALL_PROXY and NO_PROXY to the environment's own SOCKS5 proxy")
     more("--env", "NAME", "pass a variable of the environment on")
     more("--setenv", "NAME=VALUE", "set a variable of the environment")
+    parser.add_argument("-p", "--publish", action="append", default=[], metavar="[ADDR:]HOSTPORT:PORT",
+                        help="let who connects to this machine's HOSTPORT reach the program's PORT; "
+                        "repeatable")  # fmt: skip
+    more("--onion", "PORT[:INSIDE]", "make the program's port an onion service's, for as long as this")
     parser.add_argument("--receipt", default="", metavar="FILE",
                         help="write what the program tried, and what became of it")  # fmt: skip
     parser.add_argument("--log-names", dest="log_names", action="store_const", const="true",
@@ -270,7 +274,8 @@ def _run(options: argparse.Namespace) -> int:
         flags["verbose"] = min(options.verbose, 2)
     openings = Options(
         tuple(options.share), options.private_home, options.profile, options.gui, options.strict,
-        tuple(options.env), tuple(options.setenv),
+        tuple(options.env), tuple(options.setenv), tuple(options.publish),
+        tuple(options.onion),
     )  # fmt: skip
     more = More(
         options.quiet, openings, options.capture, options.name, options.receipt, options.proxy_env,

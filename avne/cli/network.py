@@ -24,6 +24,7 @@ from avne.cli.doors import Answer
 from avne.cli.job import Job
 from avne.cli.loop import Loop
 from avne.cli.programs import Programs
+from avne.cli.published import Entrances
 from avne.cli.start import NETSTACK, WORKER
 from avne.cli.workers import MAX_CRASHES, Restarts, Slot, Worker, hopeless
 from avne.config import MAX_WORKERS
@@ -67,9 +68,11 @@ class Network:
         self._generation = 0
         self._crashes = Restarts()  # of the netstack
         self._reloads = False  # its end was asked for
+        self._lets_in = False
         self._workers: dict[int, Worker] = {}
         self._slots = {number: Slot() for number in range(1, job.workers + 1)}
         self._asking: list[Answer] = []  # who waits for a list of the workers
+        self._entrances = Entrances(loop, job.openings)
         self.phase = STARTING
 
     def begin(self) -> None:
@@ -125,6 +128,12 @@ class Network:
         for at in range(0, len(keys), _KEYS_AT_ONCE):
             self._netstack.control.send("orphans", *keys[at : at + _KEYS_AT_ONCE])
 
+    def let_in(self) -> None:
+        """The program runs: who connects to its ports is let in, by each netstack to come."""
+        self._lets_in = True
+        if self._netstack and self._netstack.ready:
+            self._entrances.begin(self._netstack.control)
+
     def newnym(self) -> None:
         """Whatever is opened from here on shares no circuit with what is open, whatever name it has."""
         self._epoch = os.urandom(8).hex()
@@ -154,6 +163,8 @@ class Network:
     def drain(self) -> None:
         """The program has ended: hand on what it sent, and replace nobody."""
         self.phase = ENDING
+        self._lets_in = False
+        self._entrances.close()
         self._loop.cancel("netstack")
         if self._netstack:
             self._netstack.control.send("drain")
@@ -171,6 +182,7 @@ class Network:
         nobody has to wait for that.
         """
         self.phase = ENDING
+        self._entrances.close()
         if self._tun:
             if deserted:
                 with contextlib.suppress(OSError):  # a packet socket
@@ -184,6 +196,8 @@ class Network:
     def _on_netstack(self, part: Part, message: list[Any]) -> None:
         if message == ["ready"]:
             part.ready = True
+            if self._lets_in:
+                self._entrances.begin(part.control)
             self._owner.on_ready("netstack")
         elif message[0] == "workers":
             self._answer(message[1])
@@ -191,11 +205,14 @@ class Network:
             match message:
                 case ["whose", int(number), bytes(key)]:
                     self._tell_whose(number, key)
+                case ["inbound", int(taken), int(ended)]:
+                    self._entrances.told(taken, ended)
                 case _:
                     self._owner.on_message(message)
 
     def _netstack_died(self, part: Part) -> None:
         self._netstack = None
+        self._entrances.stop()
         self._answer([])
         if self.phase == STARTING:
             raise died_early(part, self._log.path)

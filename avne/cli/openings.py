@@ -53,6 +53,8 @@ class Options(NamedTuple):
     strict: bool = False
     env: tuple[str, ...] = ()
     setenv: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
+    onion: tuple[str, ...] = ()
 
 
 NONE = Options()

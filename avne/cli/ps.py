@@ -10,7 +10,7 @@ from typing import Any
 from avne.cli import meta
 from avne.paths import live_sessions
 
-_HEAD = ("ID", "NAME", "PID", "AGE", "MODE", "UPSTREAM", "PROGRAM")
+_HEAD = ("ID", "NAME", "PID", "AGE", "MODE", "UPSTREAM", "OPEN", "PROGRAM")
 
 
 def ps(as_json: bool) -> int:
@@ -34,7 +34,7 @@ def ps(as_json: bool) -> int:
 def _row(about: dict[str, Any]) -> tuple[str, ...]:
     name = about["name"] or "-"
     if "started" not in about:
-        return about["id"], name, "-", "-", "-", "-", "(starting)"
+        return about["id"], name, "-", "-", "-", "-", "-", "(starting)"
     return (
         about["id"],
         name,
@@ -42,6 +42,7 @@ def _row(about: dict[str, Any]) -> tuple[str, ...]:
         age(time.time() - about["started"]),
         about["mode"],
         about["upstream"],
+        " ".join(about.get("opened", ())) or "-",
         about["program"].encode("unicode_escape").decode(),  # a terminal's commands are not ours to print
     )
 

@@ -22,6 +22,7 @@ from avne.errors import AvneError
 
 if TYPE_CHECKING:
     from avne.cli.openings import Options
+    from avne.cli.published import Opening
     from avne.privileged.launch import Environment
     from avne.upstream.spec import UpstreamSpec
 
@@ -70,11 +71,17 @@ class Receipt:
             os.close(fd)
 
     def begin(
-        self, session: str, upstream: UpstreamSpec, options: Options, direct: Sequence[str] = ()
+        self,
+        session: str,
+        upstream: UpstreamSpec,
+        options: Options,
+        direct: Sequence[str] = (),
+        inlets: Sequence[Opening] = (),
     ) -> None:
-        """`direct`: the patterns of rules that lead past every proxy."""
+        """`direct`: the patterns of rules that lead past every proxy; `inlets`: what leads inside."""
         opened = [f"share {path}" for path in options.share] + (["gui"] if options.gui else [])
         opened += [f"direct {pattern}" for pattern in direct]
+        opened += [f"inside {inlet.text}" for inlet in inlets]
         self._facts |= {"session": session, "upstream": upstream.label(), "opened": opened}
 
     def started(self, environment: Environment) -> None:
@@ -134,6 +141,7 @@ def tried(counters: Mapping[str, int], account: Mapping[str, Any]) -> dict[str, 
         "other_protocols": of("protocol-"),
         "foreign_source": counters.get("source-foreign", 0),
         "malformed": of("malformed-"),
+        "inbound": counters.get("inbound", 0),  # connections to the program, that -p and --onion let in
         "asked": account.get("names"),
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from avne import __version__
-from avne.cli import isolation, routing
+from avne.cli import isolation, onion, published, routing
 from avne.cli.capture import open_capture
 from avne.cli.console import Console
 from avne.cli.early import Early
@@ -67,6 +67,7 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
     helpers = _helpers(config, options)
     written = routing.parse(config)
     isolation.check(config, written)
+    onion.check(options.onion, written.default)
     routing.check_optimistic(config, written)
     place = open_place(config, written)
     direct = written.direct()
@@ -77,9 +78,12 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
     capture_fd = open_capture(more.capture) if more.capture is not None else -1
     try:
         with (
+            published.listening(options.publish, console) as ports,
             upstreams(written, config, console) as known,
             _session(config, console, more.name) as (session, log),
+            onion.service(options.onion, known.default, session, console) as service,
         ):
+            inlets = [*ports, *(service.openings if service else ())]
             openings = Openings(options, os.environ, session.directory, console)
             argv = program or [os.environ.get("SHELL") or "/bin/sh"]
             warn_of_hidden(argv, openings, console)
@@ -103,11 +107,13 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
                 early=early,
                 hire=config["netstack"],
                 request=openings.request,
+                openings=inlets,
+                onion=service,
                 receipt=receipt,
                 place=place,
             )
             if receipt:
-                receipt.begin(session.id, known.default, options, direct)
+                receipt.begin(session.id, known.default, options, direct, inlets)
             code = Supervisor(job, log, console).run()
             take_terminal_back()
     except Interrupted as interrupted:
@@ -210,6 +216,7 @@ def _routing(
         ["files of the host"] * bool(options.share)
         + ["the desktop"] * options.gui
         + ["connections without Tor"] * bool(direct)
+        + ["ports inside, to who may come"] * bool(options.publish or options.onion)
     )
     about = {
         "version": __version__,

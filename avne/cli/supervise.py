@@ -74,6 +74,8 @@ class Supervisor:
             bells = {STOP: self._stop_program, RELOAD: self._reload, NEWNYM: self._newnym}
             self._doors = Doors(self._job.session, self._loop, self._attach, bells, self._network.on_question)
             self._start()
+            if self._job.onion:
+                self._job.onion.watch(self._loop)
             while not self._done:
                 self._loop.turn()
             assert self._exit is not None
@@ -222,12 +224,14 @@ class Supervisor:
             "circuits": "tor" in job.kinds,
             "mode": "root" if os.geteuid() == 0 else "setuid" if self._environment.setuid else "rootless",
             "version": __version__,
+            "opened": [opening.text for opening in job.openings],
         }
         try:
             meta.write(job.session.directory, about)
         except OSError as error:  # others see less of us: no reason to end the program
             self._note("no-meta", errno=error.errno)
         self._doors.open_attach()
+        self._network.let_in()
 
     def _attach(self, connection: int) -> None:
         assert self._environment

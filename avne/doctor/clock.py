@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from avne.doctor.tor import CONTROLS, ask_control
+from avne.doctor.tor import ask_control
 from avne.errors import AvneError
 from avne.paths import state_dir
+from avne.upstream.control import CONTROLS
 
 STALE: Final = 24 * 3600  # Tor still uses a consensus that expired so long ago, reasonably live
 SLACK: Final = 60  # seconds

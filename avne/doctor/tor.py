@@ -10,11 +10,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterable
-from io import BufferedRWPair
-from typing import Any, Final
+from typing import Final
 
 from avne.cli import routing
 from avne.config import load
@@ -23,23 +21,14 @@ from avne.errors import AvneError
 from avne.ipc.messages import ResolveKind
 from avne.upstream import kinds
 from avne.upstream.base import Attempt, OpenError
+from avne.upstream.control import ControlPort, Denied, places
 from avne.upstream.failure import explain
-from avne.upstream.find import TIMEOUT, find_tor
+from avne.upstream.find import find_tor
 from avne.upstream.spec import Address, UpstreamSpec
 from avne.upstream.tor import Tor
 
-_DEBIAN: Final[tuple[Address, ...]] = ("/run/tor/control", ("127.0.0.1", 9051))
-CONTROLS: Final[dict[Address, tuple[Address, ...]]] = {  # of the Tor that has that SocksPort
-    "/run/tor/socks": _DEBIAN,
-    ("127.0.0.1", 9050): _DEBIAN,
-    ("127.0.0.1", 9150): (("127.0.0.1", 9151),),
-}
-# Only these are read: whoever listens there could name any file of ours, and be told what is in it.
-COOKIES: Final = ("/run/tor/control.authcookie", "/var/lib/tor/control_auth_cookie")
-_COOKIE_SIZE: Final = 32
 _ASKED: Final = ("version", "status/bootstrap-phase", "status/circuit-established", "consensus/valid-after",
                  "consensus/valid-until")  # fmt: skip
-_LARGEST: Final = 65536  # bytes of an answer
 
 
 def upstream() -> str:
@@ -55,7 +44,7 @@ def upstream() -> str:
         raise AvneError(*explain(spec, error)) from error
     if spec.kind != "tor":
         return f"{spec.redacted()} answers"
-    told = ask_control(CONTROLS.get(spec.address, ()))
+    told = ask_control(places(spec))
     if not told:
         return f"Tor answers at {spec.redacted()}; no control port of it is open to us"
     return _bootstrapped(spec, told)
@@ -127,57 +116,13 @@ def program() -> str:
 # ---- the control port -----------------------------------------------------------------------
 
 
-def ask_control(places: Iterable[Address]) -> dict[str, str]:
+def ask_control(where: Iterable[Address]) -> dict[str, str]:
     """What the first of these control ports tells us that lets us in; empty where none does."""
-    for place in places:
+    for place in where:
         try:
-            with _connected(place) as sock, sock.makefile("rwb") as line:
-                if _authenticate(line):
-                    return {word: value for word in _ASKED if (value := _get(line, word)) is not None}
-        except OSError:
+            with ControlPort(place) as port:
+                port.authenticate()
+                return {word: value for word in _ASKED if (value := port.get(word)) is not None}
+        except (OSError, Denied):
             continue
     return {}
-
-
-def _connected(place: Address) -> socket.socket:
-    if not isinstance(place, str):
-        return socket.create_connection(place, TIMEOUT)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(TIMEOUT)
-    try:
-        sock.connect(place)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _say(line: BufferedRWPair[Any, Any], words: str) -> list[str]:
-    """The lines of the answer, without their ends; the first three characters of each are its code."""
-    line.write(words.encode() + b"\r\n")
-    line.flush()
-    lines: list[str] = []
-    for _ in range(100):
-        text = line.readline(_LARGEST).decode(errors="replace").rstrip("\r\n")
-        lines.append(text)
-        if text[3:4] != "-":  # the last, or data, which nothing that we ask has
-            return lines
-    return lines
-
-
-def _authenticate(line: BufferedRWPair[Any, Any]) -> bool:
-    methods = next((text for text in _say(line, "PROTOCOLINFO 1") if text.startswith("250-AUTH")), "")
-    cookie = re.search(r'COOKIEFILE="((?:[^"\\]|\\.)*)"', methods)
-    secret = ""
-    if "NULL" not in methods:
-        if not cookie or os.path.realpath(cookie[1]) not in COOKIES:
-            return False
-        with open(cookie[1], "rb") as file:
-            secret = file.read(_COOKIE_SIZE).hex()
-    return _say(line, f"AUTHENTICATE {secret}".rstrip())[-1].startswith("250")
-
-
-def _get(line: BufferedRWPair[Any, Any], word: str) -> str | None:
-    first = _say(line, f"GETINFO {word}")[0]
-    value = first.partition("=")[2]
-    return (value.strip('"') if value[:1] == '"' else value) if first.startswith("250-") else None

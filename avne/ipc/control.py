@@ -8,16 +8,18 @@ The verbs::
                             tun MISSING (+ fd)
                             lane IDENTITY (+ fd) · gone IDENTITY · leave IDENTITY · workers · drain
                             orphans KEY … · theirs NUMBER OWNER · newnym EPOCH
+                            inbound PORT (+ a connected socket)
     netstack → supervisor   ready · worker IDENTITY KIND · owing COUNT · drained {counters} {account}
                             workers [[IDENTITY, KIND, FLOWS, LEAVING] …]
-                            capture-ended ERRNO · whose NUMBER KEY · log LEVEL EVENT {…}
+                            capture-ended ERRNO · whose NUMBER KEY · inbound TAKEN ENDED
+                            log LEVEL EVENT {…}
     supervisor → worker     config {…} (+ the lane's fd, if there is no endpoint)
                             socket PATH (+ fd of the proxy's, if it is there) · leave
     worker → supervisor     ready · failed PROBLEM CURE · reopen PATH · lost WHY · log LEVEL EVENT {…}
 
 A KEY is a connection of the program's (cli/connections.py), NUMBER that of a question (netstack/owners.py),
 to which OWNER is the answer.  MISSING is 0 for a tun, else the descriptor is a packet socket
-(netstack/link.py).
+(netstack/link.py).  PORT is the program's; TAKEN and ENDED are how many sockets have come, and are no more.
 
 End of file in either direction means that the other process is gone, and ends this one.  A peer that sends
 something else than such messages is treated as gone.

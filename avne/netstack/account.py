@@ -35,12 +35,13 @@ class Account:
 
     __slots__ = (
         "_bytes", "_fast", "_fast_packets", "_flows", "_names", "_packets", "_reasons", "bytes_in",
-        "bytes_out", "discarded", "frames_in", "frames_out", "keep_names",
+        "bytes_out", "discarded", "frames_in", "frames_out", "from_inside", "keep_names", "to_inside",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._fast = self._fast_packets = 0
         self.discarded = 0  # bytes of text whose upstream was gone
+        self.from_inside = self.to_inside = 0  # bytes of connections that came from outside (inbound.py)
         self.keep_names = False
         self._bytes: Counter[str] = Counter()
         self._packets: Counter[str] = Counter()
@@ -122,6 +123,7 @@ class Account:
             "down": {"from_upstream": flows["from_upstream"], "acknowledged": flows["acknowledged"],
                      "lost": flows["from_upstream"] - flows["acknowledged"]},
             "resolver": {"to_upstream": flows["resolver_up"], "from_upstream": flows["resolver_down"]},
+            "inbound": {"from_program": self.from_inside, "to_program": self.to_inside},
             "names": list(self._names) if self.keep_names else None,
             "reasons": dict(self._reasons),
         }  # fmt: skip

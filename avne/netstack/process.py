@@ -135,6 +135,7 @@ class Process:
         lines = self._lines
         packets, messages = stack.packets, stack.upstreams.messages
         questions = stack.owners.questions
+        inbound = stack.inbound
         look_at = 0.0  # when to look at the timers
         hold_until = 0.0
         ready: list[tuple[int, int]] = []
@@ -186,6 +187,8 @@ class Process:
                 self._write_tun()
             if stack.logs:
                 self._send_logs()
+            if inbound.taken or inbound.ended:
+                self._control.send("inbound", *inbound.news())
             while questions:
                 self._control.send("whose", *questions.popleft())
             if self._draining:
@@ -333,7 +336,9 @@ class Process:
             elif message[0] == "leave":
                 self._stack.upstreams.retire(message[1].encode())
             elif message[0] == "workers":
-                self._list_workers()
+                self._control.send("workers", self._stack.upstreams.rows())
+            elif message[0] == "inbound":
+                self._stack.inbound.take(fds, message[1], now)
             elif message[0] == "orphans":
                 orphans.provoke(self._stack, message[1:])
             elif message[0] == "theirs":
@@ -344,13 +349,6 @@ class Process:
             elif message[0] == "drain":
                 self._draining = True
                 self._owing = -1
-
-    def _list_workers(self) -> None:
-        rows = [
-            [worker.identity.decode(), worker.kind, len(worker.flows), worker.leaving]
-            for worker in self._stack.upstreams.workers.values()
-        ]
-        self._control.send("workers", rows)
 
     def _report_owing(self) -> None:
         """Tell the supervisor, while the environment ends, how many connections still send."""

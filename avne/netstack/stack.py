@@ -30,6 +30,7 @@ from avne.netstack import account, addresses, proxy
 from avne.netstack.deadlines import Deadlines
 from avne.netstack.dns.resolver import Config
 from avne.netstack.flows import Flow
+from avne.netstack.inbound import Inbound, Inlet
 from avne.netstack.internet import Internet
 from avne.netstack.leases import Attachment
 from avne.netstack.owners import Owners
@@ -70,6 +71,7 @@ class Stack:
         self.text: memoryview | None = None  # what it is called with, for as long as that is
         self.port53 = Port53(self, names, token)
         self.owners = Owners(token)
+        self.inbound = Inlet(self, token)
         self._secret = token(16)
         self._reopened = (b"", 0)  # the connection that was replaced last, and its SND.NXT
         self._dirty: dict[Connection, None] = {}
@@ -368,8 +370,8 @@ class Stack:
     # ---- the end -----------------------------------------------------------------------
 
     def owing(self) -> int:
-        """Connections whose guest may still have bytes for the upstream."""
-        return sum(1 for c in self.connections.values() if isinstance(c.app, Flow) and c.app.owes)
+        """Connections whose guest may still have bytes for the upstream, or for who came from outside."""
+        return sum(1 for c in self.connections.values() if isinstance(c.app, Flow | Inbound) and c.app.owes)
 
 
 def _template(frame: bytes, datagram: ip.Datagram) -> tcp.HeaderTemplate:

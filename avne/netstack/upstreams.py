@@ -98,6 +98,11 @@ class Upstreams:
     def flows(self) -> int:
         return sum(len(worker.flows) for worker in self.workers.values())
 
+    def rows(self) -> list[list[Any]]:
+        """For `avne workers`: identity, kind, flows, whether it is leaving."""
+        workers = self.workers.values()
+        return [[w.identity.decode(), w.kind, len(w.flows), w.leaving] for w in workers]
+
     def join(self, identity: bytes, message: list[Any]) -> Worker:
         """HELLO.  Raises `Malformed` for another version, a second greeting or a peer that
         is no worker of ours: ZeroMQ gives those without an identity one that is not text."""

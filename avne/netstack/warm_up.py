@@ -2,8 +2,8 @@
 """A whole session, before there is one: so that nothing is imported or opened for the first time later.
 
 A stack that is thrown away gets what a guest and a worker of ours send: a connection that carries bytes both
-ways and ends, one that is refused, one that is reset; questions and answers; what is not TCP, what is in
-pieces and what is broken; a capture of it, where there is one; a traceback.  Some 5 ms.
+ways and ends, one that is refused, one that is reset; two that come from outside; questions and answers; what
+is not TCP, what is in pieces and what is broken; a capture of it, where there is one; a traceback.  5 ms.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ def warm_up(name: str | None) -> None:
         _Guest(session, server, port + 100)
         session.answer(messages.REFUSED, int(messages.Code.CONNECTION_REFUSED), int(Verdict.REFUSED), "no")
         _refusals(session, server)
+    _inbound(session)
     session.now += 5
     session.turn()
     session.close()
@@ -148,6 +149,37 @@ def _connection(session: _Session, server: bytes, port: int) -> None:
         session.answer(messages.ALIVE)
         guest.send(tcp.ACK | tcp.FIN)
         guest.send(tcp.RST)
+
+
+def _inbound(session: _Session) -> None:
+    """Who comes from outside: bytes both ways and an end each, a refusal, a socket that breaks."""
+    for refused in (True, False):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            session.stack.inbound.open(ours, 80, session.now)
+            connection = next(reversed(session.stack.connections.values()))
+            to = connection.key[-2:]
+            template = tcp.HeaderTemplate(
+                addresses.TUN[0], 80, addresses.GATEWAY[0], int.from_bytes(to, "big")
+            )
+            session.turn()
+            if refused:
+                session.frame(template.build(0, connection.snd_nxt, tcp.RST | tcp.ACK, 0, 0, 0))
+                continue
+            options = tcp.syn_options(1460, 0, True)
+            session.frame(template.build(0, connection.snd_nxt, tcp.SYN | tcp.ACK, 60000, 0, 0, options))
+            theirs.send(bytes(9000))
+            session.turn()
+            session.frame(
+                template.build(1, connection.snd_nxt, tcp.ACK | tcp.PSH, 60000, 3000, 0) + bytes(3000)
+            )
+            theirs.recv(4096)
+            theirs.shutdown(socket.SHUT_WR)
+            session.turn()
+            session.frame(template.build(3001, connection.snd_nxt, tcp.ACK | tcp.FIN, 60000, 0, 0))
+            session.turn()
+    session.stack.inbound.take([], 80, session.now)
+    session.stack.inbound.news()
 
 
 def _refusals(session: _Session, server: bytes) -> None:

@@ -113,6 +113,8 @@ static void set_sysctls(void)
     char text[32];
 
     (void)write_file(AT_FDCWD, "/proc/sys/net/ipv4/ip_local_port_range", 0, "1024 65535\n");
+    // A program may listen wherever it likes: nobody else does here.
+    (void)write_file(AT_FDCWD, "/proc/sys/net/ipv4/ip_unprivileged_port_start", 0, "0\n");
     // ping(8) without privilege, so that it gets our ICMP answer instead of EACCES.
     (void)snprintf(text, sizeof text, "%u %u\n", getgid(), getgid());
     (void)write_file(AT_FDCWD, "/proc/sys/net/ipv4/ping_group_range", 0, text);

@@ -6,7 +6,7 @@ session keeps a connection to it; with the last connection, however it ended, To
 
     STATE/tor/        0700  lock, torrc, data/ (Tor's state, worth keeping), keeper.log,
                             run → RUNTIME/tor
-    RUNTIME/tor/      0700  keeper, socks: the sockets, where the environment cannot see them
+    RUNTIME/tor/      0700  keeper, socks, control and its cookie, where the environment cannot see them
 
 The lock is held while a session connects or starts the keeper, and while a keeper ends, so a
 session meets either a keeper that knows of it or none.  The messages of the keeper, on a
@@ -161,7 +161,7 @@ def _start(directory: str, runtime_dir: str, torrc: str) -> Control:
             "Set XDG_RUNTIME_DIR to a shorter path below /run.",
         )
     os.makedirs(sockets, 0o700, exist_ok=True)
-    for stale in (f"{sockets}/keeper", f"{sockets}/socks", f"{directory}/run"):
+    for stale in (f"{sockets}/keeper", f"{sockets}/socks", f"{sockets}/control", f"{directory}/run"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(stale)
     os.symlink(sockets, f"{directory}/run")

@@ -40,6 +40,7 @@ class KeeperProcess:
         self._listener = listener
         self._directory = directory
         self._socks = f"{sockets}/socks"
+        self._control, self._cookie = f"{sockets}/control", f"{sockets}/control.authcookie"
         self._keeper_path = f"{sockets}/keeper"
         self._argv = [tor, "--defaults-torrc", "/dev/null", "-f", f"{directory}/torrc"]
         self._torrc = torrc
@@ -118,8 +119,9 @@ class KeeperProcess:
                 os.unlink(path)
         if self._pid:
             self._stop_tor()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._socks)
+        for path in (self._socks, self._control, self._cookie):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         os._exit(0)  # and the lock is free
 
     # Tor.
@@ -128,6 +130,9 @@ class KeeperProcess:
         lines = [
             f"DataDirectory {_quoted(self._directory + '/data')}",
             f"SocksPort unix:{_quoted(self._socks)} ExtendedErrors",
+            f"ControlPort unix:{_quoted(self._control)}",
+            "CookieAuthentication 1",
+            f"CookieAuthFile {_quoted(self._cookie)}",
             f"__OwningControllerProcess {os.getpid()}",
             "ClientOnly 1",
             "Log notice stdout",

@@ -260,12 +260,13 @@ def test_what_is_no_name(run, name):
 
 
 def test_ps_shows_a_table_and_no_secrets(avne, start, runtime, socks):
-    assert avne("ps").stdout.split() == ["ID", "NAME", "PID", "AGE", "MODE", "UPSTREAM", "PROGRAM"]
+    assert avne("ps").stdout.split() == ["ID", "NAME", "PID", "AGE", "MODE", "UPSTREAM", "OPEN", "PROGRAM"]
     url = socks.replace("://", "://user:secret@")
-    process = start(*FOR_EVER, "argument", options=("--name", "one", "--upstream", url))
+    process = start(*FOR_EVER, "argument", options=("--name", "one", "--upstream", url, "-p", "0:80"))
     assert process.stdout.readline() == "up\n"
     _, row = avne("ps").stdout.splitlines()
-    number, name, pid, old, mode, upstream, program = row.split()
+    number, name, pid, old, mode, upstream, opened, program = row.split()
+    assert re.fullmatch(r"127\.0\.0\.1:\d+->80", opened)
     assert (name, pid, mode, program) == ("one", str(process.pid), "root", "sh")
     assert re.fullmatch(r"\d+s", old)
     assert "secret" not in upstream

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from avne.cli import openings
+from avne.cli import openings, published
 from avne.cli.openings import Openings, Options
 from avne.errors import AvneError
 
@@ -218,3 +218,37 @@ def test_gui_with_x11_says_what_that_means(look, tmp_path, monkeypatch):
 def test_gui_without_a_display_of_this_machine(look, environ, problem):
     with pytest.raises(AvneError, match=problem):
         look(Options(gui=True), environ)
+
+
+# ---- ports ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "wish"),
+    [
+        ("8080:80", ("127.0.0.1", 8080, 80)),
+        ("0:1", ("127.0.0.1", 0, 1)),
+        ("0.0.0.0:8080:80", ("0.0.0.0", 8080, 80)),
+        ("[::1]:65535:65535", ("::1", 65535, 65535)),
+        ("[0:0:0:0::1]:1:2", ("::1", 1, 2)),
+    ],
+)
+def test_a_port_as_docker_and_ssh_write_it(word, wish):
+    (found,) = published.parse([word])
+    assert found == (word, *wish)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["", "80", ":80", "8080:", "a:80", "8080:80/udp", "65536:80", "1:65536", "1:0", "localhost:1:2",
+     "::1:80:80", "[::1:80:80", ":1:2", "*:1:2", "-1:80", "１:2", "1:2:3:4", "1:2\n"],
+)  # fmt: skip
+def test_what_opens_nothing(word):
+    with pytest.raises(AvneError, match="-p"):
+        published.parse([word])
+
+
+def test_two_openings_of_one_port():
+    with pytest.raises(AvneError, match="open the same port twice"):
+        published.parse(["8080:80", "127.0.0.1:8080:81"])
+    assert len(published.parse(["8080:80", "8081:80", "[::1]:8080:80", "0:80", "0:80"])) == 5

@@ -97,7 +97,7 @@ def test_counters_become_what_was_tried():
         "connections": 5, "opened": 2, "refused": {"0x04": 1, "0x05": 2}, "reset": {"0x01": 1}, "names": 7,
         "udp": {"other": 1, "443": 3}, "icmp": {"echo": 4}, "fragments": 2,
         "multicast": 3, "other_protocols": {"253": 1},
-        "foreign_source": 1, "malformed": {"ip-short": 9}, "asked": ["a.example"],
+        "foreign_source": 1, "malformed": {"ip-short": 9}, "inbound": 0, "asked": ["a.example"],
     }  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def test_a_whole_session_under_the_netstack_s_filter(name, monkeypatch):
     """The warm-up once more, where one call too many kills; it has a connection's every call but its end."""
     import socket
 
-    pairs = [socket.socketpair() for _ in range(2)]  # which the filter would not give
+    pairs = [socket.socketpair() for _ in range(4)]  # which the filter would not give
     epoll = process.select.epoll()
 
     def work():

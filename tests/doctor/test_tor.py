@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import socketserver
 import threading
 
@@ -10,6 +12,7 @@ import pytest
 
 from avne.doctor import Limited, tor
 from avne.errors import AvneError
+from avne.upstream import control as control_port
 
 COOKIE = bytes(range(32))
 PHASE = 'NOTICE BOOTSTRAP PROGRESS={} TAG=x SUMMARY="Loading relay descriptors"'
@@ -19,14 +22,19 @@ class _Control(socketserver.StreamRequestHandler):
     """As much of a control port as is asked (control-spec §3)."""
 
     def handle(self):
-        allowed = False
+        allowed, proof = False, None
         for line in self.rfile:
             words = line.decode().split()
             if words[0] == "PROTOCOLINFO":
                 self._say(f"250-PROTOCOLINFO 1\r\n250-AUTH METHODS={self.server.auth}\r\n250 OK")
             elif words[0] == "AUTHENTICATE":
-                allowed = self.server.auth == "NULL" or words[1:] == [COOKIE.hex()]
+                allowed = self.server.auth == "NULL" or words[1:] == [COOKIE.hex()] or words[1:] == proof
                 self._say("250 OK" if allowed else "515 Bad authentication")
+            elif words[0] == "AUTHCHALLENGE" and "SAFECOOKIE" in self.server.auth:
+                both = self.server.cookie + bytes.fromhex(words[2]) + bytes(32)
+                shown = hmac.digest(control_port._TO_US, both, hashlib.sha256).hex()
+                proof = [hmac.digest(control_port._TO_TOR, both, hashlib.sha256).hex()]
+                self._say(f"250 AUTHCHALLENGE SERVERHASH={shown.upper()} SERVERNONCE={'00' * 32}")
             elif allowed and words[1] in self.server.told:
                 self._say(f"250-{words[1]}={self.server.told[words[1]]}\r\n250 OK")
             else:
@@ -69,9 +77,11 @@ def serve():
 @pytest.fixture
 def control(serve, socks, monkeypatch):
     server = serve(_Control)
-    server.auth = "NULL"
+    server.auth, server.cookie = "NULL", COOKIE
     server.told = {"version": "0.4.9.3 (git-x)", "status/bootstrap-phase": PHASE.format(100)}
-    monkeypatch.setitem(tor.CONTROLS, socks.server_address, (("127.0.0.1", 1), server.server_address))
+    monkeypatch.setitem(
+        control_port.CONTROLS, socks.server_address, (("127.0.0.1", 1), server.server_address)
+    )
     return server
 
 
@@ -103,11 +113,23 @@ def test_one_without_a_circuit(socks, control):
 def test_a_cookie_that_may_be_read_lets_us_in(socks, control, tmp_path, monkeypatch):
     cookie = tmp_path / "cookie"
     cookie.write_bytes(COOKIE)
-    control.auth = f'COOKIE,SAFECOOKIE COOKIEFILE="{cookie}"'
+    control.auth = f'COOKIE COOKIEFILE="{cookie}"'
     assert "no control port" in tor.upstream(), "it could name any file"
-    monkeypatch.setattr(tor, "COOKIES", (str(cookie),))
+    monkeypatch.setattr(control_port, "COOKIES", (str(cookie),))
     assert "0.4.9.3" in tor.upstream()
     cookie.unlink()
+    assert "no control port" in tor.upstream()
+
+
+def test_a_cookie_that_nobody_is_told(socks, control, tmp_path):
+    """SAFECOOKIE: the port proves first that it knows what is in the file that it names."""
+    cookie = tmp_path / 'a "cookie"'
+    cookie.write_bytes(COOKIE)
+    control.auth = 'COOKIE,SAFECOOKIE COOKIEFILE="{}"'.format(str(cookie).replace('"', '\\"'))
+    assert "0.4.9.3" in tor.upstream()
+    control.cookie = bytes(32)
+    assert "no control port" in tor.upstream()
+    cookie.write_bytes(COOKIE + b"x")
     assert "no control port" in tor.upstream()
 
 

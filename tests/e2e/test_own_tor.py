@@ -7,6 +7,7 @@ It runs in the world's network namespace, where the private Tor network's author
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -27,8 +28,8 @@ def in_the_world(avne, bed, tor, tmp_path_for):
     there = ["nsenter", "-t", str(bed.pid), "-n", "--"]
     env = {"AVNE_TOR_TORRC": str(extra), "XDG_STATE_HOME": str(home)}
 
-    def argv(*words: str) -> list[str]:
-        return [*there, *avne.as_person(avne.argv(words, None, ()), env)]
+    def argv(*words: str, options: tuple[str, ...] = ()) -> list[str]:
+        return [*there, *avne.as_person(avne.argv(words, None, options), env)]
 
     return argv
 
@@ -44,9 +45,36 @@ def _tors() -> set[str]:
     return found
 
 
-def test_own_tor_is_shared_and_ends_with_the_last_session(in_the_world):
+# One page to each who comes.
+SERVE = """python3 -c '
+import socket
+server = socket.create_server(("0.0.0.0", 80))
+while True:
+    with server.accept()[0] as connection:
+        connection.recv(10000)
+        connection.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\ninside, by Tor\\n")
+'"""
+
+
+def _fetch_as_an_onion(bed, process) -> str:
+    """By the world's Tor: the service is one of avne's own."""
+    found = None
+    while not found:
+        line = process.stderr.readline()
+        assert line
+        found = re.search(r"open: ([a-z2-7]{56}\.onion):80 leads to port 80 inside", line)
+    words = ["curl", "-sS", "--max-time", "60", "--proxy", f"socks5h://localhost{bed.tor_path}"]
+    return subprocess.run([*words, f"http://{found[1]}/"], capture_output=True, text=True, check=True).stdout
+
+
+def test_own_tor_is_shared_and_ends_with_the_last_session(in_the_world, bed):
     with subprocess.Popen(
-        in_the_world("sh", "-c", f"wget -qO- http://{places.V4}/; echo; read go"),
+        in_the_world(
+            "sh",
+            "-c",
+            f"wget -qO- http://{places.V4}/; echo; {SERVE} & read go; kill $!",
+            options=("--onion", "80"),
+        ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -66,6 +94,7 @@ def test_own_tor_is_shared_and_ends_with_the_last_session(in_the_world):
         )
         assert (second.stdout, second.stderr) == (places.PAGE, "")
         assert len(_tors()) == 1
+        assert _fetch_as_an_onion(bed, first) == "inside, by Tor\n"
         first.communicate("\n", timeout=30)
     deadline = time.monotonic() + 10
     while _tors():

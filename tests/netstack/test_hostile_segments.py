@@ -66,7 +66,7 @@ def _in_state(wanted: state.State) -> tuple[Net, Socket]:
     return net, socket
 
 
-# All but SYN-SENT: the stack opens no connections to the guest.
+# All but SYN-SENT, which only a connection from outside is in: test_inbound.py.
 STATES = [s for s in state.State if s is not state.SYN_SENT]
 
 

@@ -130,6 +130,7 @@ def test_there_is_lo_and_the_tun_and_nothing_else(helper, mode):
         cat /sys/class/net/tun0/mtu /sys/class/net/tun0/tx_queue_len; echo
         sort /proc/net/if_inet6 | cut -c 1-32,42-; cat /proc/net/fib_trie | grep -c 10.213.0.2
         cat /proc/sys/net/ipv4/ip_local_port_range /proc/sys/net/ipv4/ping_group_range
+        cat /proc/sys/net/ipv4/ip_unprivileged_port_start
     """
     links, sysfs, sizes, rest = _sh(helper, mode, script).out.split("\n\n")
     assert links.split() == sysfs.split() == ["lo", "tun0"]
@@ -138,7 +139,7 @@ def test_there_is_lo_and_the_tun_and_nothing_else(helper, mode):
         "00000000000000000000000000000001",
         "fd61766e650000000000000000000002",
     ]
-    assert rest.split()[-4:] == ["1024", "65535", str(mode.gid), str(mode.gid)]
+    assert rest.split()[-5:] == ["1024", "65535", str(mode.gid), str(mode.gid), "0"]
 
 
 def test_the_network_is_as_verify_wants_it(helper, installed):

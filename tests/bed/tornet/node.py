@@ -207,7 +207,7 @@ class Torrc:
     def _onion(self, node: Node) -> list[str]:
         # Tor wants one HiddenServicePort line for each virtual port.
         return [
-            "SocksPort 0",
+            f'SocksPort unix:"{node.path / "socks.sock"}"',
             f"HiddenServiceDir {node.path / 'service'}",
             "HiddenServiceVersion 3",
             f"HiddenServicePort {ONION_ECHO_PORT} {LOOPBACK}:{self._helper['echo_port']}",

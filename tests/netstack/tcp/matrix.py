@@ -28,7 +28,7 @@ NOTES = {
     5: "A FIN in flight when the window opens again goes out once more: a guest without memory dropped it.",
     6: "§3.10.4 lets a FIN follow the SYN-ACK at once; ours waits for ESTABLISHED.",
     7: "§3.10.5: silently.  Our RST tells the guest that what it has not acknowledged is lost.",
-    8: "§3.10.4 deletes a TCB in SYN-SENT.  Nothing of ours opens actively and changes its mind; it waits.",
+    8: "§3.10.4 deletes a TCB in SYN-SENT.  Ours waits for the guest's answer, behind what came before.",
 }
 
 # States that are treated alike so often that they have a name here.
