@@ -8,6 +8,7 @@ written through that descriptor, so that the program inside cannot put another i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from avne import __version__
+from avne.cli.console import Console
 from avne.errors import AvneError
 
 if TYPE_CHECKING:
@@ -102,12 +104,20 @@ class Receipt:
         self._facts["exit"] = code
 
     def write(self) -> None:
-        """A full disk fails no run."""
-        self._facts["end"] = _now()
-        with contextlib.suppress(OSError):
-            import json  # not for a run without a receipt
+        """A full disk fails no run: it is told, and no half receipt stays."""
+        import json  # not for a run without a receipt
 
-            os.write(self._fd, json.dumps(self._facts, indent=2).encode() + b"\n")
+        self._facts["end"] = _now()
+        text = json.dumps(self._facts, indent=2).encode() + b"\n"
+        try:
+            written = os.write(self._fd, text)
+            reason = "" if written == len(text) else os.strerror(errno.ENOSPC)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+        if reason:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            Console().notice(f"the receipt could not be written: {reason}")
 
 
 def tried(counters: Mapping[str, int], account: Mapping[str, Any]) -> dict[str, Any]:

@@ -198,6 +198,8 @@ class Flow:
 
     @property
     def owes(self) -> bool:
-        """Whether the guest may still have bytes for the upstream."""
+        """Whether the guest may still have bytes for the upstream: not before its SYN is answered."""
         lease = self.lease
-        return lease is not None and not lease.over and (lease.is_early or not self.connection.fin_received)
+        if lease is None or lease.over or self.syn is not None:
+            return False
+        return lease.is_early or not self.connection.fin_received

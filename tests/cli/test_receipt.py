@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 
 import pytest
@@ -60,9 +61,24 @@ def test_what_cannot_be_opened_is_an_error(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_full_disk_fails_nothing():
+def test_a_full_disk_fails_nothing_and_is_told(capfd):
     with Receipt.at("/dev/full") as receipt:
         receipt.end(0)
+    assert capfd.readouterr().err == "avne: the receipt could not be written: No space left on device\n"
+
+
+def test_no_half_receipt_stays(tmp_path, capfd):
+    """A limit of the file's size writes less than it is asked to, as a disk does that gets full."""
+    path = tmp_path / "receipt"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Receipt.at(str(path)) as receipt:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            receipt.write()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == b""
+        assert "No space left" in capfd.readouterr().err
 
 
 def test_no_path_is_no_receipt():

@@ -433,6 +433,14 @@ def test_crumbs_of_a_server_cost_no_more_memory_than_what_is_in_them():
 # ---- the end ---------------------------------------------------------------------------------
 
 
+def test_a_connection_that_was_never_opened_is_owed_nothing():
+    """Its program has ended while a worker still looked for a way: no byte can have been sent."""
+    net = Net("tor")
+    Socket(net).syn()
+    assert net.stack.half_open == 1
+    assert net.stack.owing() == 0
+
+
 def test_what_is_owed_at_the_end():
     net = Net("tor")
     assert net.stack.owing() == 0
