@@ -110,6 +110,13 @@ def _names(value: Any) -> list[str]:
     return list(words)
 
 
+def _ports(value: Any) -> list[int]:
+    words = value if isinstance(value, list) else _text(value).replace(",", " ").split()
+    if any(isinstance(word, bool) for word in words):
+        raise ValueError
+    return [_int(1, 65535)(word) for word in words]
+
+
 def _rules(value: Any) -> list[str]:
     lines = value if isinstance(value, list) else _text(value).replace(";", "\n").split("\n")
     rules = [_text(line).strip() for line in lines]
@@ -131,6 +138,9 @@ KEYS: dict[str, Key] = {
             "whether everything but port 443 and onion services is refused"),
         Key("isolate", "run", _isolate, "run, program, destination or name=X",
             "which connections may share circuits of Tor"),
+        Key("optimistic", [], _ports, "PORT[,PORT…]",
+            "ports to which connect() succeeds before the upstream has answered: the first bytes go with the "
+            "request, and a refusal is a reset"),
         Key("workers", 1, _workers, "a number from 0 to 64, or auto", "how many upstream workers are started",
             words=("auto",)),
         Key("workers_at", "", _endpoint, "tcp://ADDRESS:PORT", "where workers on other machines may join"),

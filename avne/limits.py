@@ -43,6 +43,10 @@ MAX_HEADER = 2048  # an encoded message header
 MAX_PAYLOAD = 256 << 10  # bytes of one DATA message: smaller ones cost more per byte
 MAX_HOST = 255  # characters of a name or address in OPEN and RESOLVE (RFC 1035 §2.3.4)
 
+# What a program may send before its connection is there (--optimistic), and what a message of it takes.
+EARLY_MAX = CREDIT_MIN
+EARLY_PIECE = 1536  # with its header below MAX_HEADER
+
 LANE_PACKET = 32  # messages of one packet of the lane, and so descriptors, of which the kernel takes 253
 
 # The pool that is read into, the tun and the sockets alike.

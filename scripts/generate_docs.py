@@ -25,10 +25,11 @@ _TRUTH_HEAD = """# What connect(2) reports
 
 <!-- Made by scripts/generate_docs.py from the kinds of avne/upstream. Do not edit. -->
 
-A program's SYN is not answered before the upstream has answered. Then connect(2) reports what the
-upstream said. Filters report what the upstream that they wrap does; a proxy that is reached over another
-upstream reports by its own table, and its not being reached as the proxy's being down. The code is what a
-receipt, a capture and the log have.
+A program's SYN is not answered before the upstream has answered (but for the ports of `--optimistic`: there
+connect(2) succeeds at once, and every refusal below is a reset of the connection). Then connect(2) reports
+what the upstream said. Filters report what the upstream that they wrap does; a proxy that is reached over
+another upstream reports by its own table, and its not being reached as the proxy's being down. The code is
+what a receipt, a capture and the log have.
 """
 
 _TRUTH_TAIL = """
@@ -69,12 +70,12 @@ def wire() -> str:
         "",
         "A message is one msgpack array `[type, flow, field …]`. To a worker on the same machine it goes by",
         "the lane, a SOCK_SEQPACKET pair (avne/ipc/lane.py): the worker gives its connected sockets away",
-        "(SOCKET, ENDED, ALIVE). To a worker elsewhere it goes by ZeroMQ (avne/ipc/channel.py; ROUTER in the",
-        "netstack, DEALER in the worker), and so do the bytes of a flow (OPENED, DATA, CREDIT, SHUT): DATA",
-        "has a second frame, the payload.",
+        "(SOCKET, ENDED, ALIVE, EARLY). To a worker elsewhere it goes by ZeroMQ (avne/ipc/channel.py;",
+        "ROUTER in the netstack, DEALER in the worker), and so do the bytes of a flow (OPENED, DATA, CREDIT,",
+        "SHUT): DATA has a second frame, the payload.",
         "A message that breaks this table, or the flow's turn, ends the worker that sent it.",
         "",
-        "| type | name | from | fields (largest value, or most characters or items) | payload |",
+        "| type | name | from | fields (largest value, or most characters, bytes or items) | payload |",
         "|---|---|---|---|---|",
     ]
     who = {Sender.NETSTACK: "netstack", Sender.WORKER: "worker", Sender.BOTH: "both"}

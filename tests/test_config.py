@@ -46,6 +46,7 @@ def test_each_source_overrides_the_one_before(tmp_path):
         "helper": config.Value("auto", "default"),
         "netstack": config.Value("", "default"),
         "isolate": config.Value("run", "default"),
+        "optimistic": config.Value([], "default"),
         "on_failure": config.Value("restart", "default"),
         "tor.torrc": config.Value("/b", second),
         "env": config.Value(["A", "B"], second),
@@ -63,7 +64,7 @@ def test_each_source_overrides_the_one_before(tmp_path):
 def test_every_key_can_come_from_the_environment(tmp_path, name):
     text = {"workers": "4", "verbose": "1", "dns": "fast", "resolver": "[::1]:5353", "helper": "setuid",
             "log_names": "yes", "tor.torrc": "/etc/x", "upstream": "auto", "env": "A,B",
-            "on_failure": "kill", "isolate": "name=x",
+            "on_failure": "kill", "isolate": "name=x", "optimistic": "80,443",
             "rules": "*:25=block; *.i2p=http://h:1", "onion_only": "1",
             "https_only": "true", "netstack": "/run/s", "workers_at": "tcp://[::1]:7400",
             "workers_key": "/k", "workers_allowed": "/a"}[name]  # fmt: skip

@@ -192,6 +192,7 @@ def _prepare_run(parser: argparse.ArgumentParser) -> None:
     switch_direct = "let rules lead past Tor and every proxy, from this machine's own address (direct)"
     parser.add_argument("--allow-direct", action="store_true", help=switch_direct)
     setting("isolate", "HOW")
+    setting("optimistic", "PORT[,PORT…]")
     setting("workers", "N")
     setting("workers_at", "tcp://ADDR:PORT")
     setting("workers_key", "FILE")

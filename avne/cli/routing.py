@@ -115,6 +115,28 @@ def _parse(text: str, number: int, origin: str) -> Written:
         raise AvneError(f"the {where}: {error.problem}", error.cure) from error
 
 
+def check_optimistic(config: Config, routing: Routing) -> None:
+    """Raises `AvneError` where an upstream takes no bytes before it has answered."""
+    if not config["optimistic"]:
+        return
+    from avne.ipc.messages import Capability
+    from avne.upstream.filter import Filter
+    from avne.upstream.kinds import find
+
+    for spec in routing.specs:
+        while issubclass(kind := find(spec.kind), Filter):
+            assert spec.inner is not None
+            spec = spec.inner
+        if Capability.EARLY in kind.capabilities and spec.inner is None:
+            continue
+        if kind.kind not in ("block", "pages"):
+            raise AvneError(
+                f"optimistic: {spec.redacted()} may lose bytes that come before its answer; only Tor is "
+                "known to pass them on",
+                "Leave it out, or use nothing but Tor.",
+            )
+
+
 def resolver(config: Config) -> tuple[str, int] | None:
     """Host and port of the DNS server of the settings."""
     return None if config["resolver"] == "none" else split_resolver(config["resolver"])

@@ -67,6 +67,7 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
     helpers = _helpers(config, options)
     written = routing.parse(config)
     isolation.check(config, written)
+    routing.check_optimistic(config, written)
     place = open_place(config, written)
     direct = written.direct()
     if direct and not more.allow_direct:
@@ -235,6 +236,7 @@ def _netstack_config(session: Session, config: Config, known: Routing) -> dict[s
     return {
         "session": session.id,
         "isolate": isolation.for_netstack(config),
+        "optimistic": config["optimistic"],
         "dns": config["dns"],
         "resolver": routing.resolver(config),
         "spread": len(known.pool) > 1,

@@ -28,7 +28,8 @@ A sender never sends more DATA bytes than it was granted; CREDIT returns what wa
 By the lane the worker gives the connected socket away instead of carrying the bytes::
 
     OPEN flow host port credit token ->      (the credit is of no use here)
-                               <-  SOCKET flow opened upstream capabilities rate     with its descriptor
+    EARLY flow data            ->            what the program sends meanwhile, EARLY_MAX bytes at the most
+                               <-  SOCKET flow opened upstream capabilities rate early   with its descriptor
                                <-  REFUSED flow code verdict detail                  instead
     RESET flow                 ->            instead of either: given up
     ENDED flow opened upstream ->            the server's end has come: was it the upstream's death?
@@ -37,7 +38,8 @@ By the lane the worker gives the connected socket away instead of carrying the b
 
 The worker then knows nothing of the flow any more: `opened` (its clock, in µs) and `upstream` (a number, the
 same with all workers) are what it needs for the answer.  `rate` is the most bytes in a second, each way, that
-all flows of that upstream may carry together; 0: no bound.
+all flows of that upstream may carry together; 0: no bound.  `early` is how many of the bytes of EARLY have
+been written to the socket; the netstack has kept them all, and writes the others.
 
 Flows and questions of different tokens never share a circuit, where the upstream has circuits
 (netstack/tokens.py).
@@ -57,9 +59,9 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from avne.errors import Malformed
-from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_HOST
+from avne.limits import CREDIT_MAX, EARLY_MAX, EARLY_PIECE, MAX_HEADER, MAX_HOST
 
-WIRE_VERSION: Final = 5
+WIRE_VERSION: Final = 6
 
 HELLO: Final = 1
 READY: Final = 2
@@ -79,6 +81,7 @@ STATS: Final = 15
 SOCKET: Final = 16
 ENDED: Final = 17
 ALIVE: Final = 18
+EARLY: Final = 19
 
 
 class BadFrames(Malformed):
@@ -96,6 +99,7 @@ class Capability(IntFlag):
     HALF_CLOSE = 2  # one direction may end before the other
     PROOF = 4  # an end may be the upstream's death: ENDED asks
     ROUTES = 8  # not all names go the same way: ROUTE asks for each
+    EARLY = 16  # takes a connection's first bytes before it has said that there is one
 
 
 class Code(IntEnum):
@@ -150,7 +154,7 @@ class Field(NamedTuple):
 
     name: str
     kind: type
-    limit: int  # largest number, or most characters, or most items (each ≤ MAX_HOST characters)
+    limit: int  # largest number, or most characters, bytes or items (each ≤ MAX_HOST characters)
 
 
 class Row(NamedTuple):
@@ -209,11 +213,18 @@ TABLE: Final[dict[int, Row]] = {
     SOCKET: Row(
         "SOCKET",
         Sender.WORKER,
-        (_int("opened", _U63), _int("upstream", 0xFFFF), _int("capabilities", 255), _int("rate", 1 << 40)),
+        (
+            _int("opened", _U63),
+            _int("upstream", 0xFFFF),
+            _int("capabilities", 255),
+            _int("rate", 1 << 40),
+            _int("early", EARLY_MAX),
+        ),
         socket=True,
     ),
     ENDED: Row("ENDED", Sender.NETSTACK, (_int("opened", _U63), _int("upstream", 0xFFFF))),
     ALIVE: Row("ALIVE", Sender.WORKER, ()),
+    EARLY: Row("EARLY", Sender.NETSTACK, (Field("data", bytes, EARLY_PIECE),)),
 }
 
 
@@ -232,7 +243,7 @@ def decode(header: bytes, sender: Sender) -> list[Any]:
         raise Malformed("wire-header-size")
     try:
         message = msgpack.unpackb(
-            header, max_array_len=20, max_map_len=0, max_ext_len=0, max_bin_len=0,
+            header, max_array_len=20, max_map_len=0, max_ext_len=0, max_bin_len=EARLY_PIECE + 1,
             max_str_len=MAX_HEADER,
         )  # fmt: skip
     except Exception as error:  # msgpack raises a mix of types, none of them ours
@@ -260,7 +271,7 @@ def _check(field: Field, value: object) -> None:
         raise Malformed(f"wire-field-{field.name}")
     if isinstance(value, int):
         good = 0 <= value <= field.limit
-    elif isinstance(value, str):
+    elif isinstance(value, str | bytes):
         good = len(value) <= field.limit
     else:
         assert isinstance(value, list)

@@ -18,8 +18,8 @@ ACK of our data    credit
 =================  ===========================================================
 from the lease     to the guest
 =================  ===========================================================
-opened             SYN-ACK, with the granted credit as its window
-refused            RST, ICMP or silence, as the worker says
+opened             SYN-ACK, with the granted credit as its window (earlier: --optimistic)
+refused            RST, ICMP or silence, as the worker says; RST if it was early
 data               data
 credit             a larger window
 shut               FIN, after the data
@@ -33,6 +33,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from avne.ipc.verdict import Verdict
+from avne.limits import EARLY_MAX
+from avne.netstack.tcp import state
 from avne.netstack.tcp.connection import Timer
 from avne.netstack.wire.icmp import Unreachable
 
@@ -77,6 +79,13 @@ class Flow:
         if self.lease is None:
             self.stack.count("no-worker")
             self._no_worker(now)
+        elif port in self.stack.optimistic and self._is_parked and self.lease.go_ahead():
+            self.stack.count("optimistic")
+            self.connection.accept(EARLY_MAX)
+
+    @property
+    def _is_parked(self) -> bool:
+        return self.connection.state is state.PARKED
 
     def _no_worker(self, now: float) -> None:
         """A new one is on its way: drop the SYN; the guest repeats it within a second."""
@@ -85,7 +94,7 @@ class Flow:
     # ---- what the guest's connection says -----------------------------------------
 
     def established(self, now: float) -> None:
-        pass  # OPENED came before
+        pass  # nothing hangs on it
 
     def received(self, payload: memoryview, now: float) -> None:
         if not self._parts:
@@ -139,7 +148,10 @@ class Flow:
         self._remark("opened")
         self._unpark()
         self.stack.count("opened")
-        self.connection.accept(credit)
+        if self._is_parked:
+            self.connection.accept(credit)
+        else:
+            self.connection.grant(credit)
 
     def refused(self, verdict: Verdict, code: int, detail: str, now: float) -> None:
         self.stack.count(f"refused-{code:#04x}")
@@ -149,9 +161,9 @@ class Flow:
         self.answer(verdict, now)
 
     def answer(self, what: Verdict, now: float) -> None:
-        """Answer the parked SYN with something other than a SYN-ACK."""
+        """Answer the parked SYN with something other than a SYN-ACK, or take the early one back."""
         connection = self.connection
-        if what is Verdict.REFUSED:
+        if what is Verdict.REFUSED or not self._is_parked:
             connection.abort(now)
         elif what is Verdict.SILENCE:
             self._unpark()
@@ -187,4 +199,5 @@ class Flow:
     @property
     def owes(self) -> bool:
         """Whether the guest may still have bytes for the upstream."""
-        return self.lease is not None and not self.lease.over and not self.connection.fin_received
+        lease = self.lease
+        return lease is not None and not lease.over and (lease.is_early or not self.connection.fin_received)

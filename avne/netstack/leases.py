@@ -16,7 +16,7 @@ from avne.ipc import messages
 from avne.ipc.credit import Account
 from avne.ipc.messages import Capability, Code, encode
 from avne.ipc.verdict import Verdict
-from avne.limits import CREDIT_MAX, MAX_PAYLOAD
+from avne.limits import CREDIT_MAX, EARLY_MAX, EARLY_PIECE, MAX_PAYLOAD
 
 if TYPE_CHECKING:
     from avne.ipc.streams import Stream
@@ -66,7 +66,16 @@ class Lease:
         """Whether it would end with its worker."""
         return True
 
+    @property
+    def is_early(self) -> bool:
+        """Whether bytes are taken though it is not open yet."""
+        return False
+
     # ---- what the session calls ------------------------------------------------------------
+
+    def go_ahead(self) -> bool:
+        """Whether EARLY_MAX bytes may be sent, and SHUT said, before `opened`: then they count as granted."""
+        return False
 
     @property
     def grant(self) -> int:
@@ -146,10 +155,11 @@ class Lease:
             raise Malformed("wire-credit")
         self.session.credit(count, now)
 
-    def _open(self, credit: int, now: float) -> None:
+    def _open(self, credit: int, more: int, now: float) -> None:
+        """`credit` bytes may be sent, of which the session does not know `more` yet."""
         self._opened = True
         self.up_credit = credit
-        self.session.opened(credit, now)
+        self.session.opened(more, now)
 
     def _refused(self, message: list[Any], now: float) -> None:
         _, _, code, verdict, detail = message
@@ -179,7 +189,7 @@ class Lease:
         self._account.end()
         self.worker.flows.pop(self.flow, None)
 
-    def _say(self, kind: int, *fields: int) -> None:
+    def _say(self, kind: int, *fields: int | bytes) -> None:
         self.upstreams.messages.append((self.worker.identity, encode(kind, self.flow, *fields), None))
 
 
@@ -203,7 +213,7 @@ class FrameLease(Lease):
         elif kind == messages.SHUT:
             self._was_shut(now)
         elif kind == messages.OPENED:
-            self._open(message[2], now)
+            self._open(message[2], message[2], now)
         elif kind == messages.REFUSED:
             self._refused(message, now)
         elif kind == messages.RESET:
@@ -227,11 +237,12 @@ class FrameLease(Lease):
 class SocketLease(Lease):
     """The socket is ours once it is open: this is the `Peer` of its stream."""
 
-    __slots__ = ("_asked", "_origin", "_proof", "_stream")
+    __slots__ = ("_asked", "_early", "_origin", "_proof", "_stream")
 
     def __init__(self, upstreams: Upstreams, worker: Worker, flow: int, session: Session) -> None:
         super().__init__(upstreams, worker, flow, session)
         self._stream: Stream | None = None
+        self._early: bytearray | None = None  # what was sent before there is a socket
         self._origin = 0, 0  # when and by which upstream it was opened, as the worker says it
         self._proof = False  # whether the worker will have to say what an end means
         self._asked = False  # whether the server's end was the upstream's death
@@ -257,7 +268,10 @@ class SocketLease(Lease):
         if not isinstance(attachment, socket.socket):
             self._was_reset(Code.GENERAL_FAILURE, now)  # the kernel gives us no more descriptors
             return
-        _, _, opened, upstream, capabilities, rate = message
+        _, _, opened, upstream, capabilities, rate, early = message
+        if early > len(self._early or b""):
+            attachment.close()
+            raise Malformed("wire-credit")
         half_close = bool(capabilities & _HALF_CLOSE)
         proof = self._proof = bool(capabilities & _PROOF)
         pace = self.upstreams.pace(upstream, rate)
@@ -269,15 +283,48 @@ class SocketLease(Lease):
             attachment.close()
             raise Malformed("wire-socket") from error
         self._origin = opened, upstream
-        self._open(self._stream.relay.grant, now)
+        if self._early is None:
+            self._open(self._stream.relay.grant, self._stream.relay.grant, now)
+        else:
+            self._catch_up(self._stream, early, now)
+
+    def _catch_up(self, stream: Stream, written: int, now: float) -> None:
+        """What the worker has not written of the early bytes goes first; what was granted for them counts."""
+        assert self._early is not None
+        rest = bytes(self._early[written:])
+        self._early = None
+        more = stream.relay.grant - len(rest) - self.up_credit
+        if rest:
+            self.upstreams.streams.send(stream, rest)
+        self._open(self.up_credit + more, more, now)
+        if self._shut_sent:
+            self.upstreams.streams.shut(stream)
 
     @property
     def needs_worker(self) -> bool:
         return not self._opened or self._proof
 
+    @property
+    def is_early(self) -> bool:
+        return self._early is not None
+
+    def go_ahead(self) -> bool:
+        if Capability.EARLY not in self.worker.capabilities:
+            return False
+        self._early = bytearray()
+        self.up_credit = EARLY_MAX
+        self.asked = None  # who has got the bytes may have passed them on: they are told to nobody else
+        return True
+
     # ---- to the socket ---------------------------------------------------------------------
 
     def _carry(self, parts: list[memoryview]) -> None:
+        if self._early is not None:
+            for part in parts:
+                self._early += part
+                for at in range(0, len(part), EARLY_PIECE):
+                    self._say(messages.EARLY, bytes(part[at : at + EARLY_PIECE]))
+            return
         assert self._stream is not None
         for part in parts:
             self.upstreams.streams.send(self._stream, part)
@@ -287,8 +334,9 @@ class SocketLease(Lease):
         self.upstreams.streams.grant(self._stream, credit)
 
     def _shut(self) -> None:
-        assert self._stream is not None
-        self.upstreams.streams.shut(self._stream)
+        if self._early is None:  # else it follows the early bytes
+            assert self._stream is not None
+            self.upstreams.streams.shut(self._stream)
 
     def _reset(self, code: int) -> None:
         if self._stream is None:

@@ -60,8 +60,7 @@ class Process:
         config: dict[str, Any] = message[1]
         router = "endpoint" in config
         captures = len(fds) > router
-        # While there are files.
-        if router:
+        if router:  # while there are files
             import avne.ipc.channel
         if captures:
             import avne.netstack.capture  # noqa: F401
@@ -75,6 +74,7 @@ class Process:
         self._stack.upstreams.spread = config.get("spread", False)
         self._stack.upstreams.kind = config.get("kind", "")
         self._stack.account.keep_names = bool(config.get("log_names"))
+        self._stack.optimistic = frozenset(config.get("optimistic", ()))
         generation = config.get("generation", 1)
         self._stack.port53.names.begin_at(generation)
         self._epoll = select.epoll()

@@ -63,6 +63,7 @@ class Stack:
         self.internet = Internet(self.packets, self.counters)
         self.capture: Capture | None = None  # who wants to hear what the upstream says of a flow
         self.upstreams = Upstreams()
+        self.optimistic: frozenset[int] = frozenset()  # ports whose SYNs are answered before the upstream has
         self.connections: dict[bytes, Connection] = {}
         self.half_open = 0
         self.pool = Pool()  # whose room `receive_text` is called with

@@ -136,7 +136,7 @@ def _connection(session: _Session, server: bytes, port: int) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         guest = _Guest(session, server, port)
-        session.answer(messages.SOCKET, 0, 0, int(_CAN), 0, sock=ours)
+        session.answer(messages.SOCKET, 0, 0, int(_CAN), 0, 0, sock=ours)
         guest.send(tcp.ACK)
         guest.send(tcp.ACK | tcp.PSH, bytes(3000))
         theirs.recv(4096)

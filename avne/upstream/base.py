@@ -85,6 +85,11 @@ class Negotiation:
     output: bytes
     done: bool
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether `output` is the last, so that what is written behind it is the destination's."""
+        return False
+
     def receive(self, data: bytes) -> int:
         """The next bytes; none at the end of file.  Gives how many are done with.  Raises `OpenError`."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -11,7 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 from avne.confine.runtime import SENDTO
-from avne.ipc.messages import Code
+from avne.errors import Malformed
+from avne.ipc.messages import Capability, Code
+from avne.limits import EARLY_MAX
 from avne.upstream.base import Negotiation, OpenError, Upstream
 from avne.upstream.proxy import CONNECT_TIMEOUT, PEEK, REPLY_TIMEOUT
 
@@ -26,7 +29,7 @@ Done = Callable[[socket.socket | OpenError], None]
 class Opening:
     """One of them; `cancel` makes it end without a word."""
 
-    __slots__ = ("_owner", "connected", "deadline", "dialogue", "done", "sock", "unsent")
+    __slots__ = ("_early", "_owner", "connected", "deadline", "dialogue", "done", "early", "sock", "unsent")
 
     def __init__(
         self, owner: Negotiations, sock: socket.socket, dialogue: Negotiation, done: Done, deadline: float
@@ -38,6 +41,8 @@ class Opening:
         self.deadline = deadline
         self.connected = False
         self.unsent = dialogue.output
+        self._early = b""  # for the destination
+        self.early = 0  # how much of it is written
 
     def speak(self) -> None:
         """Send, if it is connected.  Raises OSError."""
@@ -45,6 +50,19 @@ class Opening:
         if not self.connected:
             self.connected = True
             self.deadline += REPLY_TIMEOUT - CONNECT_TIMEOUT
+
+    def hurry(self, data: bytes = b"") -> None:
+        """Write what goes to the destination, if it may be written before the answer.  Raises `Malformed`.
+
+        What is not written is the netstack's to write, which has it, too.
+        """
+        self._early += data
+        if len(self._early) > EARLY_MAX:
+            raise Malformed("wire-credit")
+        waits = len(self._early) > self.early
+        if waits and self._owner.early and self.connected and not self.unsent and self.dialogue.has_asked:
+            with contextlib.suppress(OSError):  # reading tells
+                self.early += self.sock.send(self._early[self.early :])
 
     def cancel(self) -> None:
         self._owner.forget(self)
@@ -61,6 +79,7 @@ class Negotiations:
         self.closing = closing
         self._epoll = epoll
         self._upstream = upstream
+        self.early = Capability.EARLY in upstream.capabilities
         self._by_fd: dict[int, Opening] = {}
         self._due = float("inf")  # no deadline is earlier
 
@@ -124,6 +143,7 @@ class Negotiations:
             while not dialogue.done:
                 if opening.unsent:
                     opening.speak()
+                    opening.hurry()
                     continue
                 taken = dialogue.receive(sock.recv(PEEK, socket.MSG_PEEK))
                 sock.recv(taken)

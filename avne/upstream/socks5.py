@@ -153,6 +153,10 @@ class Dialogue(Negotiation):
         if not self._recall():
             self._replay(False)
 
+    @property
+    def has_asked(self) -> bool:
+        return self._asked > 0
+
     def receive(self, data: bytes) -> int:
         before = len(self._came)
         self._came += data

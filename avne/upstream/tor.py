@@ -3,6 +3,7 @@
 
 RESOLVE (0xF0) and RESOLVE_PTR (0xF1) answer questions without a connection.  The user name and
 password are no secret but a label: streams with different ones never share a circuit.
+Bytes behind a request go out with it (tor-spec, "optimistic data").
 Tor has no half-close, and everything ends as an orderly FIN, its own death included.
 """
 
@@ -31,7 +32,7 @@ class Tor(Socks5):
     kind = "tor"
     title = "Tor"
     form = "tor, tor://HOST:PORT or tor://unix:PATH"
-    capabilities = Capability.RESOLVE | Capability.PROOF
+    capabilities = Capability.RESOLVE | Capability.PROOF | Capability.EARLY
     # Tor says 01 for most failures, a refused port included, because the exit has lost the reason; the
     # program sees "connection refused" then, as with other transparent proxies.  05 and 06 come for onion
     # services only.

@@ -225,6 +225,8 @@ class Worker:
         elif kind == messages.PING:
             self._streams.write()  # the answer says that what came before has been done
             self._uplink.send(encode(messages.PONG, number, message[2]))
+        elif kind == messages.EARLY:
+            self._hurry(number, message[2])
         elif number not in self._opening:
             self._frames.handle(message, payload)
         elif kind == messages.RESET:
@@ -243,7 +245,8 @@ class Worker:
         upstream = route.upstream
 
         def done(result: socket.socket | OpenError) -> None:
-            if self._opening.pop(number, None) is None:  # given up meanwhile
+            opening = self._opening.pop(number, None)
+            if opening is None:  # given up meanwhile
                 if isinstance(result, socket.socket):
                     result.close()
                 return
@@ -251,7 +254,8 @@ class Worker:
             if isinstance(result, OpenError):
                 self._refuse(number, self._routes.refusal(route, result), upstream)
             else:
-                self._hand_over(number, result, credit, route)
+                early = opening.early if isinstance(opening, Opening) else 0
+                self._hand_over(number, result, credit, route, early)
 
         attempt = self._opening[number] = Attempt()
         TOKEN.set(token)
@@ -269,13 +273,22 @@ class Worker:
         elif number in self._opening:  # not done yet
             self._opening[number] = opening
 
-    def _hand_over(self, number: int, sock: socket.socket, credit: int, route: Route) -> None:
+    def _hurry(self, number: int, data: bytes) -> None:
+        """A flow's first bytes, before it is open; if it is already, its netstack writes them."""
+        if not self._uplink.takes_sockets:
+            raise Malformed("wire-turn")
+        opening = self._opening.get(number)
+        if isinstance(opening, Opening):
+            opening.hurry(data)
+
+    def _hand_over(self, number: int, sock: socket.socket, credit: int, route: Route, early: int) -> None:
         """A connected socket, to who moves its bytes."""
         if not self._uplink.takes_sockets:
             self._frames.adopt(number, sock, credit, route.number)
             return
         upstream = route.upstream
-        about = int(self._streams.now * 1e6), route.number, int(upstream.capabilities), upstream.rate
+        can = int(upstream.capabilities)
+        about = int(self._streams.now * 1e6), route.number, can, upstream.rate, early
         self._uplink.give(encode(messages.SOCKET, number, *about), sock)
 
     def _refuse(self, number: int, error: OpenError, upstream: Upstream | None = None) -> None:

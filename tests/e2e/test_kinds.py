@@ -196,6 +196,77 @@ def test_direct_is_loud_and_never_by_itself(in_mode, bed):
     assert "No route to host" in done.stderr or done.returncode == 7, "it is that machine's own address there"
 
 
+@pytest.fixture
+def beside_the_world(bed):
+    """A network namespace with a way to the world: the argument vector that enters it."""
+    argv = ["unshare", "-n", "--", "sh", "-c", "echo; exec cat"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.read(1)
+        here, there = (
+            ["nsenter", "-t", str(holder.pid), "-n", "--"],
+            ["nsenter", "-t", str(bed.pid), "-n", "--"],
+        )
+        for words in (
+            [*here, "ip", "link", "add", "beside", "type", "veth", "peer", "world", "netns", str(bed.pid)],
+            [*here, "ip", "address", "add", "192.168.77.1/24", "dev", "beside"],
+            [*there, "ip", "address", "add", "192.168.77.2/24", "dev", "world"],
+            [*here, "ip", "link", "set", "beside", "up"],
+            [*there, "ip", "link", "set", "world", "up"],
+            [*here, "ip", "route", "add", "198.51.100.0/24", "via", "192.168.77.2"],
+        ):
+            subprocess.run(words, check=True)
+        yield here
+        holder.stdin.close()
+
+
+@pytest.mark.parametrize("upstream", ["direct", "log:{log}+direct"])
+def test_direct_opens_refuses_and_looks_names_up_locked_in(in_mode, beside_the_world, tmp_path_for, upstream):
+    """Its worker lives through all of it: a call that its filter does not know would be its end."""
+    avne = in_mode("root")
+    log = tmp_path_for(avne) / "log"
+    hosts = f"echo '{places.V4} beside.example' >>/etc/hosts"
+    subprocess.run([*avne.place.prefix, "sh", "-c", hosts], check=True)
+    asked = [
+        f"{places.V4}:80", f"{places.V4}:{places.REFUSED}", "203.0.113.9:80", "192.168.77.1:80",
+        "beside.example:80", "nx.beside.example:80", f"{places.V4}:80",
+    ]  # fmt: skip
+    options = ["--allow-direct", "--dns", "fast", "--workers", "1"]
+    words = avne.argv(["python3", "-c", MANY, *asked], upstream.format(log=log), options)
+    argv = [*beside_the_world, *avne.as_person(words)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    found = done.stdout.split("\n")[:-1]
+    assert found == [
+        "0", str(errno.ECONNREFUSED), str(errno.ENETUNREACH), str(errno.EHOSTUNREACH),
+        "0", str(errno.EHOSTUNREACH), "0",
+    ], done.stderr  # fmt: skip
+    said = "avne: open: everything else leaves without Tor, from this machine's own address (direct)"
+    assert done.stderr.splitlines() == [said]
+    if log.exists():
+        results = [row.split(" ", 3)[3].split()[0] for row in log.read_text().splitlines()]
+        assert results.count("opened") == 3
+        assert results.count("refused") >= 4
+
+
+def test_a_log_file_of_every_result_in_each_mode(any_avne, bed, tmp_path_for):
+    """The worker that writes it is locked in: opened, refused, and refused by the filter inside."""
+    home = tmp_path_for(any_avne)
+    log = home / "log"
+    names = home / "names"
+    names.write_text(f"0.0.0.0 www.{ZONE}\n")
+    names.chmod(0o644)
+    upstream = f"log:{log}+hosts:{names}+{bed.socks}"
+    asked = f"a.{ZONE}:80", f"{places.V4}:{places.REFUSED}", f"hostunreach.{ZONE}:80", f"www.{ZONE}:80"
+    options = ["--log-names", "--dns", "fast"]
+    found = connects(any_avne, upstream, *asked, options=options)
+    assert found[0] == "0"
+    assert "0" not in found[1:]
+    rows = [row.split(" ", 3)[1:] for row in log.read_text().splitlines()]
+    assert [f"a.{ZONE}", "80", "opened"] in rows
+    assert any(row[0] == places.V4 and row[2].startswith("refused 0x0005") for row in rows)
+    assert any(row[0] == f"hostunreach.{ZONE}" and row[2].startswith("refused 0x0004") for row in rows)
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
 # ---- another package's kind ------------------------------------------------------------------
 
 
@@ -224,6 +295,25 @@ def test_a_kind_of_another_package(avne, bed, contributed):
         "curl", "-sS", "http://no.such.name:8080/", upstream=bed.socks, options=["--rule", f"*.name={fixed}"]
     )
     assert (done.stdout, done.stderr) == (places.PAGE, "")
+
+
+def test_a_kind_of_another_package_locked_in(in_mode, beside_the_world, contributed):
+    """As the upstream of everything: its one worker opens each connection by itself, and lives."""
+    words = ["sh", "-c", "for n in 1 2 3; do curl -sS http://name$n.example:$n/; done"]
+    options = ["--dns", "fast", "--workers", "1"]
+    avne = in_mode("root")
+
+    def run(port: int):
+        argv = avne.as_person(avne.argv(words, f"fixed://{places.V4}:{port}", options))
+        return subprocess.run(
+            [*beside_the_world, *argv], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        )
+
+    done = run(places.WEB)
+    assert (done.stdout, done.stderr) == (places.PAGE * 3, "")
+    done = run(places.REFUSED)
+    assert done.returncode == 125
+    assert "cannot reach the proxy" in done.stderr
 
 
 def test_a_kind_of_a_package_that_is_not_there(avne, bed):

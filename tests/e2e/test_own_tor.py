@@ -14,23 +14,15 @@ from pathlib import Path
 import pytest
 
 from tests.bed import places
-
-# What a client of the private network needs to know of it.
-_NEEDED = (
-    "TestingTorNetwork", "DirAuthority", "PathsNeededToBuildCircuits", "LearnCircuitBuildTimeout",
-    "CircuitBuildTimeout", "ClientRejectInternalAddresses", "ClientDNSRejectInternalAddresses",
-    "AssumeReachable",
-)  # fmt: skip
+from tests.bed.second_tor import network_lines
 
 
 @pytest.fixture
 def in_the_world(avne, bed, tor, tmp_path_for):
     """The argument vector of `avne run WORDS` there, without an upstream."""
     home = tmp_path_for(avne)
-    (torrc,) = (bed.dir / "tor").rglob("client/torrc")
-    lines = [line for line in torrc.read_text().splitlines() if line.startswith(_NEEDED)]
     extra = home / "torrc"
-    extra.write_text("\n".join(lines) + "\n")
+    extra.write_text("\n".join(network_lines(bed)) + "\n")
     extra.chmod(0o644)
     there = ["nsenter", "-t", str(bed.pid), "-n", "--"]
     env = {"AVNE_TOR_TORRC": str(extra), "XDG_STATE_HOME": str(home)}

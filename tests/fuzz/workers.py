@@ -53,6 +53,8 @@ def _field(c: Choices, field: messages.Field) -> Any:
         return c.pick(ODD)
     if field.kind is int:
         return _number(c)
+    if field.kind is bytes:
+        return c.some()
     if field.kind is str:
         return c.some().decode("latin-1") if how & 1 else c.pick(["tor", "socks5", "host.example", ""])
     return (
@@ -86,9 +88,14 @@ def stack(data: bytes) -> set[str]:
     c = Choices(data)
     config = c.byte()
     world = World(
-        c.pick(["tor", "socks5", "x"]), config & 3, bool(config & 4), bool(config & 8), bool(config & 16)
+        c.pick(["tor", "socks5", "x"]),
+        (config & 3) | int(Capability.EARLY) * bool(config & 32),
+        bool(config & 4),
+        bool(config & 8),
+        bool(config & 16),
     )
     peers = [Peer(world, SERVERS[n & 1], 80, 40000 + n, 7) for n in range(3)]
+    world.stack.optimistic = frozenset((80,) if config & 32 else ())
     for peer in peers:
         peer.send(tcp.SYN, peer.isn, 0, b"", tcp.syn_options(1460, 7, True))
     if config & 4:
@@ -109,7 +116,7 @@ def stack(data: bytes) -> set[str]:
         for peer in peers:
             peer.take()
             if how & 2 and peer.synced:
-                peer.send(tcp.ACK, peer.snd, peer.rcv, b"")
+                peer.send(tcp.ACK, peer.snd, peer.rcv, bytes(2000 if config & 32 and how & 16 else 0))
         if how & 12 == 12:
             world.wait(0.3)
         world.check()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from avne.errors import Malformed
 from avne.ipc.messages import (
     CREDIT,
+    EARLY,
     HELLO,
     OPEN,
     OPENED,
@@ -23,7 +24,7 @@ from avne.ipc.messages import (
     decode,
     encode,
 )
-from avne.limits import CREDIT_MAX, MAX_HEADER, MAX_HOST
+from avne.limits import CREDIT_MAX, EARLY_PIECE, MAX_HEADER, MAX_HOST
 
 
 def either(data: bytes) -> None:
@@ -40,7 +41,9 @@ def test_largest_values_pass_and_larger_ones_do_not(kind: int) -> None:
 
     def largest(field: object, over: int) -> object:
         limit, of = field.limit + over, field.kind  # type: ignore[attr-defined]
-        return limit if of is int else "x" * limit if of is str else ["y" * 100] * limit
+        if of is int:
+            return limit
+        return "x" * limit if of is str else bytes(limit) if of is bytes else ["y" * 100] * limit
 
     good = [largest(field, 0) for field in row.fields]
     assert decode(encode(kind, (1 << 63) - 1, *good), sender) == [kind, (1 << 63) - 1, *good]
@@ -79,7 +82,10 @@ def test_largest_values_pass_and_larger_ones_do_not(kind: int) -> None:
         ([CREDIT, 1, CREDIT_MAX + 1], "field-bytes"),
         ([CREDIT, 1, None], "field-bytes"),
         ({1: 2}, "header-syntax"),
-        ([READY, [b"bin"]], "header-syntax"),
+        ([READY, [b"bin"]], "header-shape"),
+        ([READY, 1, b"bin"], "wire-fields"),
+        ([READY, b"x" * (EARLY_PIECE + 2)], "header-syntax"),
+        ([EARLY, 1, "text"], "field-data"),
         (list(range(21)), "header-syntax"),
     ],
 )

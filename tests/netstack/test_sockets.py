@@ -21,11 +21,14 @@ from avne.ipc import messages
 from avne.ipc.messages import Capability, Code, encode
 from avne.ipc.relay import QUIET
 from avne.ipc.streams import DRAIN_LINGER, TICK, Streams
+from avne.ipc.verdict import Verdict
 from avne.limits import (
     COPY_BELOW,
     CREDIT_FIRST,
     CREDIT_MAX,
     CREDIT_MIN,
+    EARLY_MAX,
+    EARLY_PIECE,
     LEAST_READ,
     LOCAL_BUFFER,
     MAX_BURST,
@@ -37,7 +40,7 @@ from avne.netstack.wire import split, tcp
 LARGE = COPY_BELOW
 TOR = Capability.RESOLVE | Capability.PROOF
 # Of a SOCKET: when it was opened, by which upstream, what that can do, and its rate.
-ABOUT = (5, 7, int(Capability.HALF_CLOSE), 0)
+ABOUT = (5, 7, int(Capability.HALF_CLOSE), 0, 0)
 
 
 class LocalNet(Net):
@@ -94,12 +97,12 @@ class LocalNet(Net):
         while self.streams.poll_at() <= self.now:
             self.turn()
 
-    def give(self, flow: int, opened: int = 5) -> sockets.socket:
+    def give(self, flow: int, opened: int = 5, early: int = 0) -> sockets.socket:
         """The worker gives the flow's socket; the server's end."""
         ours, server = sockets.socketpair()
         server.settimeout(10)
         self.stack.handle(
-            b"w0", encode(messages.SOCKET, flow, opened, 7, int(self.capabilities), 0), ours, self.now
+            b"w0", encode(messages.SOCKET, flow, opened, 7, int(self.capabilities), 0, early), ours, self.now
         )
         self.turn()
         return server
@@ -142,6 +145,122 @@ def at_once(end: sockets.socket) -> bytes:
     data = end.recv(1 << 20)
     end.settimeout(10)
     return data
+
+
+# ---- before it is open ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def early():
+    net = LocalNet("tor", TOR | Capability.EARLY)
+    net.stack.optimistic = frozenset((80,))
+    yield net
+    net.close()
+
+
+def ahead(net: LocalNet, **how: Any) -> tuple[Socket, int]:
+    """A socket that is connected before the upstream has answered."""
+    socket, flow = parked(net, **how)
+    (answer,) = socket.segments()
+    assert (answer.flags, answer.wnd) == (tcp.SYN | tcp.ACK, EARLY_MAX)
+    socket.send()
+    return socket, flow
+
+
+def test_early_bytes_go_behind_the_request_and_the_others_behind_the_socket(early):
+    socket, flow = ahead(early)
+    socket.send(b"GET /")
+    assert early.told()[-1][1:4] == ("EARLY", flow, [b"GET /"])
+    socket.send(b" HTTP")
+    with early.give(flow, early=3) as server:
+        socket.send(b"/1.1")
+        assert at_once(server) == b" / HTTP/1.1", "what the worker has not written, in its order"
+        server.send(b"200")
+        assert early.download(socket, 3) == b"200"
+    assert early.stack.half_open == 0
+
+
+def test_a_window_s_worth_is_taken_early_and_then_as_much_as_without(early):
+    for written in (0, 1, EARLY_MAX):
+        socket, flow = ahead(early, local=41000 + written)
+        socket.send(bytes(EARLY_MAX))
+        assert all(len(m.fields[0]) <= EARLY_PIECE for m in early.told("EARLY"))
+        assert socket.segments()[-1].wnd == 0
+        with early.give(flow, early=written) as server:
+            early.settle()
+            if written < EARLY_MAX:
+                assert len(at_once(server)) == EARLY_MAX - written
+            granted = socket.window
+            assert CREDIT_FIRST - EARLY_MAX <= granted <= CREDIT_FIRST
+            while granted:
+                size = min(granted, 60000)
+                socket.send(bytes(size))
+                granted -= size
+            assert not socket.reset
+
+
+def test_a_refusal_is_a_reset(early):
+    for code, verdict in ((4, Verdict.HOST_UNREACHABLE), (5, Verdict.REFUSED), (6, Verdict.SILENCE)):
+        socket, flow = ahead(early, local=42000 + code)
+        socket.send(b"hello")
+        early.say(messages.REFUSED, flow, code, int(verdict), "no")
+        assert socket.reset
+    assert not early.unreachable()
+    assert not early.stack.connections
+    assert early.stack.half_open == 0
+
+
+def test_an_end_follows_the_early_bytes(early):
+    socket, flow = ahead(early)
+    socket.send_fin(b"all of it")
+    assert early.stack.owing() == 1, "the environment's end waits for it"
+    assert "SHUT" not in early.names()
+    with early.give(flow) as server:
+        assert at_once(server) == b"all of it"
+        server.send(b"answer")
+        assert early.download(socket, 6) == b"answer"
+    assert early.stack.owing() == 0
+
+
+def test_a_reset_gives_the_request_up(early):
+    socket, _ = ahead(early)
+    socket.send(b"x")
+    early.told()
+    socket.send_reset()
+    assert early.names() == ["RESET"]
+    assert early.stack.half_open == 0
+
+
+def test_a_worker_that_has_written_more_than_it_got_is_cut_off(early):
+    socket, flow = ahead(early)
+    socket.send(b"abc")
+    ours, server = sockets.socketpair()
+    with server, pytest.raises(Malformed, match="wire-credit"):
+        early.stack.handle(b"w0", encode(messages.SOCKET, flow, *ABOUT[:4], 4), ours, early.now)
+
+
+def test_early_bytes_are_told_to_one_worker_only(early):
+    early.stack.upstreams.lanes.add(b"w1")
+    early.join(b"w1", "tor", TOR | Capability.EARLY)
+    early.stack.upstreams.spread = True
+    socket, flow = ahead(early)
+    socket.send(b"POST")
+    early.told()
+    early.say(messages.REFUSED, flow, int(Code.UPSTREAM_DOWN), int(Verdict.REFUSED), "down")
+    assert socket.reset
+    assert not early.told("OPEN")
+
+
+@pytest.mark.parametrize("port", [80, 81])
+def test_without_the_setting_or_the_upstream_s_leave_the_syn_waits(early, port):
+    if port == 80:
+        early.gone()
+        early.stack.upstreams.lanes.add(b"w0")
+        early.join(b"w0", "socks5", Capability.HALF_CLOSE)
+    socket, flow = parked(early, port=port)
+    assert not socket.segments()
+    with early.give(flow):
+        assert socket.segments()
 
 
 # ---- the opening ----------------------------------------------------------------------------

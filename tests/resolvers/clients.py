@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,7 +20,7 @@ for q; do
     case $q in PTR:*) set_name="-x $name"; type=;; *) set_name=$name;; esac
     case $q in A:signed.*) more=+dnssec;; esac
     printf '%s = ' "$q"
-    dig +tries=1 +time=25 +noall +comments +answer $more $set_name $type |
+    dig ${at-} +tries=1 +time=25 +noall +comments +answer $more $set_name $type |
         awk '/status:/ { gsub(",", "", $6); status = $6 }
              /^[^;]/ { for (n = 4; n <= NF && n < 12; n++) found = found " " $n; found = found ";" }
              END { print (found == "" ? (status == "NOERROR" ? "NODATA" : status) : found) }'
@@ -29,13 +30,14 @@ done
 
 class Client(NamedTuple):
     """`types`: what it can be asked for; `build`: how a program DIR/NAME is made from the sources here;
-    `needs`: its Debian packages; `suite`: it is part of the test suite."""
+    `suite`: it is part of the test suite; `by_user`: it does not run as root."""
 
     name: str
     types: tuple[str, ...]
     command: str
     build: str = ""
     suite: bool = True
+    by_user: bool = False
 
     def questions(self) -> list[str]:
         return [question for question in QUESTIONS if question.partition(":")[0] in self.types]
@@ -55,6 +57,8 @@ CLIENTS: Final = (
     Client("c-ares", _ALL, "{dir}/cares", "cc -o {dir}/cares {here}/cares.c -lcares"),
     Client("Go", (*_ADDRESSES, "MX", "TXT", "SRV", "NS"), "{dir}/go",
            "env HOME={dir} GOFLAGS=-mod=mod CGO_ENABLED=0 go build -o {dir}/go {here}/main.go", suite=False),
+    Client("systemd-resolved", _ALL, "sh {dir}/resolved.sh {dir}", "sh {here}/resolved.sh fetch {dir}",
+           suite=False, by_user=True),
 )  # fmt: skip
 
 
@@ -62,6 +66,7 @@ def build(directory: Path, clients: tuple[Client, ...] = CLIENTS) -> None:
     """The programs, in `directory`, for everybody to run."""
     directory.chmod(0o755)
     (directory / "dig.sh").write_text(_DIG)
+    shutil.copy(HERE / "resolved.sh", directory)
     for client in clients:
         if client.build:
             command = client.build.format(dir=directory, here=HERE)

@@ -90,7 +90,7 @@ class Rig:
         theirs.close()
         self.status: int | None = None
         self.confined: dict[str, Any] = {}
-        self.rate = 0  # of the flow that was given last
+        self.rate = self.early = 0  # of the flow that was given last
         self._seen: list[tuple[list[Any], Payload | None]] = []
         self.logs: list[list[Any]] = []
         router = table([(pattern, one, "test") for pattern, one in rules], spec)
@@ -162,9 +162,12 @@ class Rig:
             self._streams.reset(stream)
         self._turn()
 
+    def begin(self, flow: int, host: str = "host.test", port: int = 80, credit: int = CREDIT_MAX) -> None:
+        self.send(messages.OPEN, flow, host, port, credit, "")
+
     def open(self, flow: int, host: str = "host.test", port: int = 80, credit: int = CREDIT_MAX) -> int:
         """Gives the credit of OPENED."""
-        self.send(messages.OPEN, flow, host, port, credit, "")
+        self.begin(flow, host, port, credit)
         return int(self.receive(messages.OPENED, flow)[0][2])
 
     def receive(self, kind: int, flow: int = 0, timeout: float = TIMEOUT) -> tuple[list[Any], Payload | None]:
@@ -242,7 +245,7 @@ class Rig:
             assert sock is not None
             given = self.given[flow] = Given(self, flow, (message[2], message[3]))
             can = Capability(message[4])
-            self.rate = message[5]
+            self.rate, self.early = message[5:]
             half_close, proof = Capability.HALF_CLOSE in can, Capability.PROOF in can
             self._streams.now = time.monotonic()
             given.stream = self._streams.adopt(flow, sock, given, self._granted[flow], half_close, proof)

@@ -50,6 +50,8 @@ class SocksServer:
         self.auth_reply = b"\x01\0"
         self.trailing = b""  # sent in one write with the reply
         self.gate: threading.Event | None = None  # a request waits for it
+        self.asks_for = 0  # bytes that are there before the gate opens, which sets `came`
+        self.came = threading.Event()
         self.mute = False  # greetings are not answered
         self.stream = stream
         self.requests: list[Request] = []
@@ -162,6 +164,10 @@ class SocksServer:
         address = _exactly(sock, size)
         port = int.from_bytes(_exactly(sock, 2), "big")
         self.requests.append(Request(command, atyp, address, port, username, password, methods))
+        if self.asks_for:
+            while len(sock.recv(self.asks_for, socket.MSG_PEEK)) < self.asks_for:
+                pass
+            self.came.set()
         if self.gate:
             self.gate.wait()
         reply = self.answers.get(command, self.reply)

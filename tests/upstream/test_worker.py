@@ -16,7 +16,7 @@ import pytest
 
 from avne.ipc import messages
 from avne.ipc.messages import Capability, Code, ResolveKind, encode
-from avne.limits import CREDIT_FIRST, CREDIT_MAX, HALF_CLOSED_MAX, MAX_PAYLOAD
+from avne.limits import CREDIT_FIRST, CREDIT_MAX, EARLY_MAX, EARLY_PIECE, HALF_CLOSED_MAX, MAX_PAYLOAD
 from avne.upstream.spec import UpstreamSpec
 from tests.upstream.rig import PEER, Died, Rig
 from tests.upstream.socks_server import RESOLVE, SocksServer, reply_bytes
@@ -79,7 +79,11 @@ def test_it_may_have_as_many_descriptors_as_the_system_gives(tmp_path: Path, ser
 
 
 def test_what_it_says_of_tor(tor: Rig) -> None:
-    assert tor.hello[2:] == [messages.WIRE_VERSION, "tor", int(Capability.RESOLVE | Capability.PROOF)]
+    assert tor.hello[2:] == [
+        messages.WIRE_VERSION,
+        "tor",
+        int(Capability.RESOLVE | Capability.PROOF | Capability.EARLY),
+    ]
 
 
 def test_no_proxy_is_a_failure_with_a_cure(tmp_path: Path) -> None:
@@ -111,6 +115,65 @@ def test_it_ends_when_the_supervisor_goes_before_the_configuration(tmp_path: Pat
 def test_ping(rig: Rig) -> None:
     rig.send(messages.PING, 0, 1 << 60)
     assert rig.receive(messages.PONG)[0] == [messages.PONG, 0, 1 << 60]
+
+
+# Bytes before the answer.
+
+
+@pytest.fixture
+def early(tmp_path: Path, server: SocksServer) -> Iterator[Rig]:
+    with Rig(tmp_path, UpstreamSpec("tor", server.address, "avne-x", "y"), lane=True) as rig:
+        yield rig.ready()
+
+
+def test_early_bytes_are_with_the_proxy_before_it_has_answered(early: Rig, server: SocksServer) -> None:
+    server.gate = threading.Event()
+    server.asks_for = 9
+    early.begin(1, "example.org", 80)
+    early.send(messages.EARLY, 1, b"GET ")
+    early.send(messages.EARLY, 1, b"/ now")
+    assert server.came.wait(20), "they wait for the reply"
+    server.gate.set()
+    early.receive(messages.OPENED, 1)
+    assert early.early == 9
+    assert early.receive(messages.DATA, 1)[1] == b"GET / now"
+
+
+def test_early_bytes_of_a_refused_connection_are_dropped(early: Rig, server: SocksServer) -> None:
+    server.reply = reply_bytes(4)
+    early.begin(1)
+    early.send(messages.EARLY, 1, b"lost")
+    assert early.receive(messages.REFUSED, 1)[0][2] == Code.HOST_UNREACHABLE
+    early.send(messages.EARLY, 1, b"crossed")
+    early.send(messages.PING, 0, 7)
+    assert early.receive(messages.PONG)[0] == [messages.PONG, 0, 7]
+
+
+def test_more_early_bytes_than_allowed_end_the_worker(early: Rig, server: SocksServer) -> None:
+    server.gate = threading.Event()
+    early.begin(1)
+    for _ in range(EARLY_MAX // EARLY_PIECE + 1):
+        early.send(messages.EARLY, 1, bytes(EARLY_PIECE))
+    assert dies(early) == 1
+
+
+def test_early_bytes_are_not_for_other_proxies(tmp_path: Path, server: SocksServer) -> None:
+    """They come behind the answer, from the netstack."""
+    with Rig(tmp_path, UpstreamSpec("socks5", server.address), lane=True) as rig:
+        rig.ready()
+        server.gate = threading.Event()
+        rig.begin(1)
+        rig.send(messages.EARLY, 1, b"early")
+        rig.send(messages.PING, 0, 7)
+        rig.receive(messages.PONG)
+        server.gate.set()
+        rig.receive(messages.OPENED, 1)
+        assert rig.early == 0
+
+
+def test_early_bytes_are_not_for_a_netstack_elsewhere(frames: Rig) -> None:
+    frames.send(messages.EARLY, 1, b"x")
+    assert dies(frames) == 1
 
 
 # Flows.
