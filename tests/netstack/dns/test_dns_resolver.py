@@ -364,3 +364,18 @@ def test_deadlines_of_both_ways(tor):
     tor >> query("www.example", "AAAA") << opens(1)
     assert tor.resolver.poll_at() == tor.now + 5
     tor.resolver.handle_timer(tor.now + 1)  # nothing is due
+
+
+def _renew(book: Playbook) -> None:
+    book.resolver.renew(book.now)
+
+
+def test_new_circuits_forget_what_the_old_ones_have_told(tor):
+    """`avne newnym`: neither the cache nor the stream of the identity before is used."""
+    tor >> query("www.example") << asks_tor(1, "www.example")
+    tor >> resolved(1, 0, "192.0.2.1") << reply("NOERROR", "www.example 60 A 192.0.2.1")
+    tor >> query("www.example", "TXT") << opens(1) >> opened(1) << sent(1, "www.example TXT")
+    tor >> server_says(1, "www.example", "TXT", "NXDOMAIN", SOA60) << reply("NXDOMAIN")
+    tor >> _renew << CloseStream(1)
+    tor >> query("www.example") << asks_tor(2, "www.example")
+    tor >> query("www.example", "TXT") << opens(2)
