@@ -20,7 +20,7 @@ from bench.lab import HOST_IP, SOCKS_IP, SOCKS_PORT, WORLD_IP, Lab
 from bench.tools import Avne, Tool
 
 METRICS = "throughput,connect"
-_PORT = 7400
+_PORT = 740  # which no connection of the lab has for its own (ip_local_port_range)
 _NAME = "bench-workers"
 _PATIENCE = 30.0
 # Begins when all have joined.

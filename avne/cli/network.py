@@ -292,7 +292,7 @@ class Network:
             answer(msgpack.packb([error.problem, error.cure]))
             return
         self._asking.append(answer)
-        if self._netstack:
+        if self._netstack and self._tun:  # before the tun it expects nothing else
             self._netstack.control.send("workers")
         else:
             self._answer([])

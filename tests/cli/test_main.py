@@ -73,13 +73,14 @@ def test_every_setting_is_an_option_of_run(ran):
               "--torrc", "/t", "--log-names", "-vvv", "-q", "--capture", "c", "--receipt", "r",
               "--name", "n", "--rule", "a=b", "--rule", "c=d", "--onion-only", "--https-only",
               "--on-failure", "kill", "--isolate", "run", "--netstack", "/s",
-              "--workers-at", "w", "--workers-key", "k", "--workers-allowed", "a", "true"])  # fmt: skip
+              "--workers-at", "w", "--workers-key", "k", "--workers-allowed", "a",
+              "--optimistic", "o", "true"])  # fmt: skip
     program, flags, more = ran[0]
     assert flags == {"upstream": "u", "workers": "2", "dns": "d", "resolver": "r", "helper": "h",
                      "tor.torrc": "/t", "log_names": "true", "verbose": 2, "rules": ["a=b", "c=d"],
                      "onion_only": "true", "https_only": "true", "on_failure": "kill", "isolate": "run",
                      "netstack": "/s", "workers_at": "w", "workers_key": "k",
-                     "workers_allowed": "a"}  # fmt: skip
+                     "workers_allowed": "a", "optimistic": "o"}  # fmt: skip
     assert more == More(quiet=True, capture="c", name="n", receipt="r")
     assert program == ["true"]
 
