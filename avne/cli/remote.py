@@ -30,15 +30,16 @@ from avne.netstack.lines import ELSEWHERE
 from avne.upstream.router import table
 
 PATIENCE: Final = 60.0  # seconds without a connection, after the first
+_UNFINISHED: Final = "no-handshake"
 _REFUSALS: Final = {
     "unknown-key": (
         "does not know this key",
         "Add the line of avne keys to the file of its --workers-allowed.",
     ),
     "no-key": ("speaks without keys", "See whether it is an avne run with --workers-at."),
-    "no-handshake": (
-        "has not got the key of --server-key",
-        "Compare it with what avne keys prints for the file of its --workers-key.",
+    _UNFINISHED: (
+        "has not got the key of --server-key, or ended the connection at its beginning",
+        "Compare it with what avne keys prints for the file of its --workers-key; if it is the same, try again.",
     ),
 }
 
@@ -125,7 +126,9 @@ class Client:
                     f"{self._connect} does not take this worker",
                     "Its upstream must be of the kind of that of avne run there, whose log says why.",
                 )
-            if end.why in _REFUSALS:
+            if end.why in _REFUSALS and not (
+                end.why == _UNFINISHED and lost_at
+            ):  # a key that was right is right
                 problem, cure = _REFUSALS[end.why]
                 raise AvneError(f"{self._connect} {problem}", cure)
             now = time.monotonic()

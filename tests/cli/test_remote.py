@@ -16,7 +16,8 @@ import time
 
 import pytest
 
-from avne.cli import elsewhere, keys, routing
+from avne.cli import elsewhere, keys, remote, routing
+from avne.cli.console import Console
 from avne.config import load
 from avne.errors import AvneError
 from avne.ipc.heartbeat import INTERVAL
@@ -221,10 +222,20 @@ def pair(machines):
     return it, workers
 
 
+def _children(process):
+    with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
+        return file.read().split()
+
+
+def _comm(pid):
+    with open(f"/proc/{pid}/comm", encoding="ascii") as file:
+        return file.read()
+
+
 def _below(process):
     """The worker's own process."""
-    with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
-        return int(file.read())
+    (pid,) = _children(process)
+    return int(pid)
 
 
 def test_a_stall_costs_time_lost_packets_nothing_and_a_death_its_own_flows(machines, pair):
@@ -262,6 +273,47 @@ def test_a_leaving_worker_drains(pair):
     assert it.end()[0] == 0
     assert second.wait(20) == 0
     assert first.wait(20) == 0
+
+
+def test_workers_come_back_to_a_new_network_process(pair):
+    it, workers = pair
+    (netstack,) = (int(pid) for pid in _children(it.process) if "[net]" in _comm(int(pid)))
+    os.kill(netstack, signal.SIGKILL)
+    assert it.ask("again") == "ConnectionResetError"
+    it.until(lambda rows: [row["state"] for row in rows] == ["ready"] * 2)
+    assert [it.ask() for _ in range(2)] == ["x"] * 2
+    assert [worker.poll() for worker in workers] == [None] * 2
+    assert it.end()[0] == 0
+
+
+def test_a_handshake_that_breaks_off_is_a_reason_to_try_again_for_who_has_been_in(monkeypatch, tmp_path):
+    """As where a netstack has just died, and the supervisor's socket takes connections that nobody serves."""
+    ends = [("lost", True), ("no-handshake", False), ("no-handshake", False), ("", True)]
+    assert _ends(monkeypatch, ends) == 0
+    with pytest.raises(AvneError, match="has not got the key of --server-key, or ended"):
+        _ends(monkeypatch, [("no-handshake", False)])
+    with pytest.raises(AvneError, match="does not know this key"):
+        _ends(monkeypatch, [("lost", True), ("unknown-key", False)])
+
+
+def _ends(monkeypatch, ends):
+    """What becomes of a worker whose connections end like this, one after the other."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        client = remote.Client(PLACE, (HERE, PORT), {}, Console(quiet=True))
+        monkeypatch.setattr(client, "_pause", lambda seconds: None)
+        left = [remote.End(*end) for end in ends]
+        monkeypatch.setattr(client, "_once", lambda: left.pop(0))
+        try:
+            return client.run()
+        finally:
+            client._signals.close()
+            client._theirs.close()
+            assert not left
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_another_kind_of_upstream_is_not_taken(machines):
