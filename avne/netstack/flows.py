@@ -200,6 +200,6 @@ class Flow:
     def owes(self) -> bool:
         """Whether the guest may still have bytes for the upstream: not before its SYN is answered."""
         lease = self.lease
-        if lease is None or lease.over or self.syn is not None:
+        if lease is None or lease.over:
             return False
-        return lease.is_early or not self.connection.fin_received
+        return lease.is_early or (self.syn is None and not self.connection.fin_received)
