@@ -30,13 +30,18 @@ class Place(NamedTuple):
         return {"endpoint": self.endpoint, "keys": self.keys, "kind": self.kind}
 
 
-def open_place(config: Config, routing: Routing) -> Place | None:
-    """None where no worker may join.  Raises `AvneError`."""
+def open_place(config: Config, routing: Routing, onion: bool = False) -> Place | None:
+    """`onion`: the program is to be an onion service.  None where no worker may join.  Raises `AvneError`."""
     where = config["workers_at"]
     if not where:
         _check_unused(config)
         return None
     _check(config, routing)
+    if onion and not config["workers"]:
+        raise AvneError(
+            "an onion service needs a Tor here, and with --workers 0 none is looked for",
+            "Leave out --workers 0.",
+        )
     from avne.cli.keys import read_allowed, read_pair
 
     pair = read_pair(config["workers_key"])
@@ -97,6 +102,7 @@ def _check(config: Config, routing: Routing) -> None:
         "a filter before the upstream": spec.inner is not None,
         f"isolate = {config['isolate']}": config["isolate"] != "run",
         "netstack": bool(config["netstack"]),
+        "optimistic": bool(config["optimistic"]),
     }
     found = [what for what, there in held_here.items() if there]
     if found:

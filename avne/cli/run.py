@@ -69,7 +69,7 @@ def _run(program: list[str], config: Config, more: More, early: Early, receipt: 
     isolation.check(config, written)
     onion.check(options.onion, written.default)
     routing.check_optimistic(config, written)
-    place = open_place(config, written)
+    place = open_place(config, written, bool(options.onion))
     direct = written.direct()
     if direct and not more.allow_direct:
         routing.refuse_direct(written)

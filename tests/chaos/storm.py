@@ -110,7 +110,8 @@ class Storm:
         tally = self.tally
         tally.runs += 1
         words = ["python3", "-c", SOURCE, places.V4, str(self._flows)]
-        options = list(self._options)
+        receipt = self._ground.disk / f"{tally.runs}.json"
+        options = [*self._options, "--receipt", str(receipt)]
         if self._random.random() < CAPTURED:
             options += ["--capture", f"{self._ground.disk}/{tally.runs}.pcapng"]
         with self._avne.start(
@@ -132,6 +133,7 @@ class Storm:
             if state is not None:
                 tally.growth = max(tally.growth, _memory(run.supervisor) / memory)
                 tally.add(self._end(run))
+                self._check(receipt)
 
     def _after(self, run: Run, act: Act, state: dict[str, int]) -> dict[str, int] | None:
         """Do it; the state of the guest once a new connection was served, None where the run has ended."""
@@ -189,6 +191,14 @@ class Storm:
         self._gone(everything, None, GONE)
         state: dict[str, Any] = json.loads(lines[-1])
         return state
+
+    def _check(self, receipt: Path) -> None:
+        """It is whole, or, where the disk was full, empty."""
+        text = (self._ground.root / str(receipt)[1:]).read_text()
+        with contextlib.suppress(ValueError):
+            if not text or json.loads(text)["exit"] == 0:
+                return
+        self.tally.faults.append(f"{self._avne.mode}: a receipt that is not whole: {text[-200:]!r}")
 
     def _parts(self, run: Run) -> list[int]:
         return [*run.parts(), *(hired(self._ground) if self._ground.service else ())]

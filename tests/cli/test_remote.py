@@ -336,6 +336,7 @@ def test_without_a_place_nothing_may_depend_on_it():
         ({"isolate": "program"}, "isolate = program"),
         ({"isolate": "name=x"}, "isolate = name=x"),
         ({"netstack": "/run/x"}, "netstack"),
+        ({"optimistic": "80"}, "optimistic"),
         ({"workers_key": None}, "by their keys only"),
         ({"workers_allowed": None}, "by their keys only"),
     ],
