@@ -39,7 +39,7 @@ _REFUSALS: Final = {
     "no-key": ("speaks without keys", "See whether it is an avne run with --workers-at."),
     _UNFINISHED: (
         "has not got the key of --server-key, or ended the connection at its beginning",
-        "Compare it with what avne keys prints for the file of its --workers-key; if it is the same, try again.",
+        "Compare it with what avne keys prints for its --workers-key; if it is the same, try again.",
     ),
 }
 
