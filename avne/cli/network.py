@@ -142,7 +142,8 @@ class Network:
 
     def _tell_whose(self, number: int, key: bytes) -> None:
         if self._netstack and self._programs:
-            self._netstack.control.send("theirs", number, self._programs.owner(key))
+            with contextlib.suppress(BlockingIOError):  # one that asks and does not listen is not to hold us up
+                self._netstack.control.send("theirs", number, self._programs.owner(key), wait=False)
 
     @property
     def lives(self) -> bool:

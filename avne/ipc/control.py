@@ -64,12 +64,15 @@ class Control:
     def close(self) -> None:
         self._sock.close()
 
-    def send(self, *message: Any, fds: tuple[int, ...] = ()) -> None:
-        """Send one message; a peer that is gone is found out by its end of file, not here."""
+    def send(self, *message: Any, fds: tuple[int, ...] = (), wait: bool = True) -> None:
+        """Send one message; a peer that is gone is found out by its end of file, not here.
+
+        Raises BlockingIOError when `wait` is false and the line has no room.
+        """
         data = msgpack.packb(message)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+            self._sock.sendmsg([data], rights, socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT))
 
     def receive(self, wait: bool = False) -> tuple[list[Any], list[int]] | None:
         """The next message and its descriptors; an empty message ``[]`` at end of file, or for garbage.

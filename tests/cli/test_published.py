@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import struct
 
@@ -133,6 +134,28 @@ def test_a_netstack_that_has_gone_is_a_reset(desk):
     with pytest.raises(ConnectionResetError):
         client.recv(1)
     client.close()
+
+
+def test_a_netstack_that_lies_does_not_hold_us_up(desk):
+    """It says that it takes what it does not read: who comes when the line is full gets a reset."""
+    desk.entrances.begin(desk.line)
+    desk.entrances.told(1 << 40, 1 << 40)
+    signal.alarm(20)  # where it waits for ever
+    try:
+        for _ in range(2000):
+            (client,) = desk.clients(1)
+            desk.turns()
+            with client, contextlib.suppress(BlockingIOError):
+                client.setblocking(False)
+                try:
+                    client.recv(1)
+                except ConnectionResetError:
+                    break
+        else:
+            raise AssertionError("the line was never full")
+    finally:
+        signal.alarm(0)
+    close(desk.taken())
 
 
 def test_without_a_descriptor_left_it_tries_again_later(desk, monkeypatch):
