@@ -142,7 +142,7 @@ class Network:
 
     def _tell_whose(self, number: int, key: bytes) -> None:
         if self._netstack and self._programs:
-            with contextlib.suppress(BlockingIOError):  # one that asks and does not listen is not to hold us up
+            with contextlib.suppress(BlockingIOError):  # who asks and does not listen is not to hold us up
                 self._netstack.control.send("theirs", number, self._programs.owner(key), wait=False)
 
     @property
