@@ -3,18 +3,23 @@
 
 The socket was made inside by the environment's init, and keeps that network for good.  A connection
 is a ``key``: address of the program's end, address of the other end, the two ports; bytes as in its packets.
-Nothing here is on the way of a packet, and pyroute2, which takes 0.2 s to load, is loaded when it is needed.
+Nothing here is on the way of a packet.  pyroute2 takes 0.2 s to load, and 23 MB for good: who needs a list
+once in a while lets another process make it (`main`).
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from struct import Struct
 from typing import Any, Final
 
+import msgpack
+
 from avne.errors import AvneError
+from avne.spawn import child_environment, python, spawn
 
 _BY_FAMILY: Final = 20  # SOCK_DIAG_BY_FAMILY, <linux/sock_diag.h>
 _REQUEST, _DUMP = 0x1, 0x300  # NLM_F_…
@@ -26,6 +31,8 @@ _WAITING: Final = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # an IPv4 connection of an IPv6 socket (RFC 4291 §2.5.5.2)
 _ANSWER: Final = 64 << 10
 _BOUND: Final = 2  # seconds for an answer, which the kernel has at once
+
+_LINE_FD: Final = 3
 
 _FAMILIES: Final = {4: socket.AF_INET, 16: socket.AF_INET6}
 
@@ -47,7 +54,30 @@ class Sockets:
             self._line.close()
 
     def waiting(self) -> list[bytes]:
-        """The keys of all connections that may wait for bytes from the other end.  Raises `AvneError`."""
+        """The keys of all connections that may wait for bytes from the other end.  Raises `AvneError`.
+
+        By a process that ends with that: the memory of it is not ours.
+        """
+        if self._line is None:
+            raise _refused("it gave no socket for that")
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        with open(reading, "rb") as answers:
+            try:
+                words = python("avne.cli.connections", str(_LINE_FD))
+                fds = {0: writing, 1: writing, 2: writing, _LINE_FD: self._line.fileno()}
+                pid = spawn(words, fds, child_environment(), session=True)
+            except OSError as error:
+                raise _refused(error.strerror or "no process") from error
+            finally:
+                os.close(writing)
+            data = answers.read()
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+            raise _refused(data.decode("utf-8", "replace").strip().rpartition("\n")[2])
+        keys: list[bytes] = msgpack.unpackb(data)
+        return keys
+
+    def list_waiting(self) -> list[bytes]:
+        """`waiting`, in this process."""
         return [
             _key(found)
             for family in _FAMILIES.values()
@@ -127,3 +157,12 @@ def _key(found: Any) -> bytes:
         ends = [end[len(_MAPPED) :] for end in ends]
     ports = (found[name].to_bytes(2, "big") for name in ("idiag_sport", "idiag_dport"))
     return b"".join((*ends, *ports))
+
+
+def main() -> None:
+    """Entry point: the descriptor of a sock_diag socket.  Writes the list, or why there is none."""
+    try:
+        answer = msgpack.packb(Sockets(int(sys.argv[1])).list_waiting())
+    except AvneError as error:
+        sys.exit(error.problem)
+    sys.stdout.buffer.write(answer)

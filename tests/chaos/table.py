@@ -23,9 +23,6 @@ worker that dies is replaced; the sixth death within a minute ends the run as we
 processes: a library adds to them, also in the parts that have locked themselves in (tests/chaos/clock.c);
 the wall clock is set forwards or back, and all clocks go forwards as after a suspend. What a killed program
 had sent is handed on for 30 s at the most.
-
-A supervisor's memory grows once, from 15 to 38 MB, when it replaces a netstack for the first time and loads
-what lists the program's connections (pyroute2); by 36 KB in six more of them.
 """
 
 

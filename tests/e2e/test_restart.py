@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -93,10 +94,13 @@ def test_reload(avne, bed):
     with avne.start(*words, upstream=bed.socks, stdin=True, options=options) as process:
         assert _line(process) == "open"
         before = process.part("net")
+        sizes = [int(Path(f"/proc/{process.supervisor}/statm").read_text().split()[1])]
         for _ in range(7):  # what was asked for is no crash
             subprocess.run(avne.as_person([avne.command, "reload", "reloaded"]), check=True, timeout=20)
             assert float(_ask(process, "connect")) > 0.0
+            sizes.append(int(Path(f"/proc/{process.supervisor}/statm").read_text().split()[1]))
         assert process.part("net") != before
+        assert sizes[-1] <= sizes[0] * 1.05, "the supervisor's memory"
         process.stdin.close()
         assert process.wait(20) == 0
 
