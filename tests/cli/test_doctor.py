@@ -63,7 +63,7 @@ def test_a_name_is_asked_for_only_where_that_is_wanted(run_doctor):
     [
         ({"AVNE_UPSTREAM": "tor://127.0.0.1:1"}, "upstream", "cannot reach Tor at tor://127.0.0.1:1"),
         ({"AVNE_UPSTREAM": "gopher://x:1"}, "settings", "no kind of upstream 'gopher'"),
-        ({"AVNE_WORKERS": "0"}, "settings", "AVNE_WORKERS cannot be '0'"),
+        ({"AVNE_WORKERS": "65"}, "settings", "AVNE_WORKERS cannot be '65'"),
         ({"XDG_STATE_HOME": "/proc/nowhere"}, "state directory", "cannot use /proc/nowhere/avne"),
     ],
 )
