@@ -216,6 +216,8 @@ def beside_the_world(bed):
         ):
             subprocess.run(words, check=True)
         yield here
+        # Both ends, now: that of a namespace that ends goes some time later.
+        subprocess.run([*here, "ip", "link", "del", "beside"], check=True)
         holder.stdin.close()
 
 

@@ -52,7 +52,7 @@ LAYERS = {
     ),
     "descriptors are closed": Layer(
         (
-            Change("cli/children.py", "            if int(name) > 2:\n", "            if int(name) > 900:\n"),
+            Change("cli/start.py", "            if int(name) > 2:\n", "            if int(name) > 900:\n"),
             _helper("helper.c", f"{_CLOSE_ALL} < 0 ? errno : 0;", "0;"),
             _helper("program.c", f"&& {_CLOSE_ALL} == 0 && ", "&& "),
         ),
