@@ -66,7 +66,8 @@ def test_each_flow_goes_where_its_rule_says(tmp_path: Path, servers: list[SocksS
     default = kinds.parse(f"tor://{at(tor)}")
     with Rig(tmp_path, default, lane=lane, rules=table) as rig:
         rig.ready()
-        assert rig.hello[3:] == ["tor", int(Capability.RESOLVE | Capability.PROOF | Capability.ROUTES)]
+        tors = Capability.RESOLVE | Capability.PROOF | Capability.EARLY
+        assert rig.hello[3:] == ["tor", int(tors | Capability.ROUTES)]
         assert echoes(rig, 1, "x.a")
         assert rig.rate == 0
         assert echoes(rig, 2, "x.b")
