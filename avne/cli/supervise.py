@@ -285,6 +285,11 @@ class Supervisor:
         if self._job.receipt:
             self._job.receipt.interrupted()
 
+    def on_nothing_to_drain(self) -> None:
+        """What the program had sent went with the netstack that was asked to go."""
+        if self._phase == DRAINING:
+            self._end_environment()
+
     def on_workers_gone(self) -> None:
         self._end_when_drained()
 

@@ -102,7 +102,7 @@ def test_reload(avne, bed):
         assert process.part("net") != before
         assert sizes[-1] <= sizes[0] * 1.05, "the supervisor's memory"
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(20) == 0, process.stderr.read()
 
 
 def test_nothing_to_reload(avne):
