@@ -5,9 +5,9 @@ Started by the supervisor (spawn.python) with its descriptor of the control line
 message brings the configuration and perhaps a capture's file, the second the tun.  Where workers
 elsewhere may join there is an ``endpoint``, with its listening socket, and ZeroMQ is loaded for them.
 
-One turn of the loop: the workers' messages, drain the tun (a bounded number of packets), what that has for the
-workers, read from the flows' sockets and write to them, timers (every 20 ms), flush, workers, packets.  The tun
-is read before it is written because each write puts the guest's ACK into the tun's ring before it returns.
+One turn of the loop: the workers' messages, drain the tun (a bounded number of packets), what that has for
+the workers, read from the flows' sockets and write to them, timers (every 20 ms), flush, workers, packets.
+The tun is read before it is written: each write puts the guest's ACK into its ring before it returns.
 Sockets come from the workers, connected: none is opened here.
 """
 
